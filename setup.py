@@ -1,0 +1,45 @@
+"""Two packages: vgg_normalize (networks, means, proof) and style (image optimisation on them)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "vgg_normalize" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="vgg-normalize",
+    version=VERSION,
+    description="VGG features normalised to mean activation one, proved, and style transfer on them",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["vgg_normalize*", "style*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "tensorflow>=2.18",
+        "keras>=3.6",
+        "numpy",
+        "h5py",
+        "pillow",
+        "simplejpeg",  # tells a damaged JPEG from a whole one
+        "absl-py",
+        "tensorflow-datasets",
+        "importlib_resources",  # tensorflow-datasets needs it and does not ask for it
+        "tqdm",
+        "matplotlib",  # the figures of the report
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "scipy", "ruff", "mypy", "types-tqdm", "nbclient", "ipykernel"],
+        "demo": ["scikit-image"],
+    },
+    entry_points={
+        "console_scripts": [
+            "vgg-normalize=vgg_normalize.__main__:console",
+        ]
+    },
+)

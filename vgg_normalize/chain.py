@@ -1,0 +1,304 @@
+"""A network as a chain of layers: reading one, copying one, and taking features from it.
+
+A *stage* is one layer with weights (Conv2D or Dense) with what follows it up to the next one.  A
+stage is *rectified* when a plain ReLU stands in it: then its filters have a mean activation, and
+may be divided by it, because ReLU and pooling pass positive scales through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from vgg_normalize.errors import NetworkError
+
+_WEIGHTED = (keras.layers.Conv2D, keras.layers.Dense)
+_POSITIONWISE = (
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.Identity,
+)
+
+
+class Stage(NamedTuple):
+    """One layer with weights and the layer whose output is its activation.
+
+    Attributes:
+        layer: The Conv2D or Dense layer.
+        activation: The layer whose output is the activation after ReLU, or the layer of the last
+            activation (softmax, say) of a read-out; the layer itself where that is fused.
+        rectified: Whether the activation is a plain ReLU.
+        flattened: Whether a Flatten stands between the previous stage's activation and this layer,
+            so that the input's scales repeat over positions, channel fastest.
+    """
+
+    layer: keras.Layer
+    activation: keras.Layer
+    rectified: bool
+    flattened: bool
+
+
+def layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of a chain, in order, without inputs; nested models are opened.
+
+    Raises:
+        NetworkError: The model is not a chain; the message names the layer where it branches.
+    """
+    if isinstance(model, keras.Sequential):
+        ordered = list(model.layers)
+    else:
+        ordered = _follow(model)
+    opened: list[keras.Layer] = []
+    for layer in ordered:
+        opened += layers(layer) if isinstance(layer, keras.Model) else [layer]
+    names = [layer.name for layer in opened]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise NetworkError(
+            f"Expected layers with one name each. Received: {', '.join(twice)} more than once. "
+            "Rename them, or give layers weights of their own."
+        )
+    return opened
+
+
+def _follow(model: keras.Model) -> list[keras.Layer]:
+    config = model.get_config()
+    if "layers" not in config:
+        raise NetworkError(
+            f"Expected a functional or sequential Keras model. Received: {type(model).__name__} "
+            f"{model.name!r}, a subclass whose layers have no order. Rebuild it as keras.Model."
+        )
+    after: dict[str, str] = {}
+    start = None
+    for entry in config["layers"]:
+        name = entry["name"]
+        sources = [source for node in entry["inbound_nodes"] for source in _histories(node)]
+        if entry["class_name"] == "InputLayer":
+            if start is not None:
+                raise NetworkError(
+                    f"Expected one input. Received: {start!r} and {name!r} of {model.name!r}. "
+                    "Give a network with the image as its only input."
+                )
+            start = name
+            continue
+        if len(sources) != 1:
+            raise NetworkError(
+                f"Expected a chain of layers. Received: layer {name!r} ({entry['class_name']}) "
+                f"with {len(sources)} inputs, which does not pass the scale of a filter through. "
+                "Give a network without branches (VGG has none)."
+            )
+        if sources[0] in after:
+            raise NetworkError(
+                f"Expected a chain of layers. Received: {sources[0]!r}, read by "
+                f"{after[sources[0]]!r} and by {name!r}. Give a network without branches."
+            )
+        after[sources[0]] = name
+    ordered = []
+    name = after.get(start) if start is not None else None
+    while name is not None:
+        ordered.append(model.get_layer(name))
+        name = after.get(name)
+    return ordered
+
+
+def _histories(node: Any) -> Iterator[str]:
+    """The names of the layers whose tensors stand in one serialised call of a layer."""
+    if isinstance(node, dict):
+        if "keras_history" in node:
+            yield node["keras_history"][0]
+        else:
+            for value in node.values():
+                yield from _histories(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _histories(value)
+
+
+def is_weighted(layer: keras.Layer) -> bool:
+    """Whether the layer is a plain convolution or a dense layer."""
+    return isinstance(layer, _WEIGHTED) and not isinstance(layer, keras.layers.DepthwiseConv2D)
+
+
+def _is_relu(layer: keras.Layer) -> bool:
+    """Whether the layer is the plain ReLU (no maximum, slope or threshold)."""
+    if isinstance(layer, keras.layers.ReLU):
+        return layer.max_value is None and not layer.negative_slope and not layer.threshold
+    return (
+        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
+    )
+
+
+def _is_linear(layer: keras.Layer) -> bool:
+    return (
+        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
+    )
+
+
+def is_input_conversion(layer: keras.Layer) -> bool:
+    """Whether the layer only converts pixel values, and so may stand before the first stage."""
+    return isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)) or hasattr(
+        layer, "preprocessing_mode"
+    )
+
+
+def stages(model: keras.Model | Sequence[keras.Layer]) -> list[Stage]:
+    """The stages of a chain through which scales pass.
+
+    Raises:
+        NetworkError: A layer does not pass scales through (sigmoid in the middle, ReLU6, batch
+            normalisation, addition ...); the message names it.
+    """
+    chain = layers(model) if isinstance(model, keras.Model) else list(model)
+    found: list[Stage] = []
+    flattened = False
+    last = None  # an activation other than ReLU: nothing with weights may follow
+    for layer in chain:
+        if is_weighted(layer):
+            if last is not None:
+                raise _refusal(last, "in the middle of the network")
+            if isinstance(layer, keras.layers.Conv2D) and layer.groups != 1:
+                raise _refusal(layer, f"with groups={layer.groups}")
+            fused = layer.activation
+            rectified = fused is keras.activations.relu
+            if not rectified and fused is not keras.activations.linear:
+                last = layer
+            found.append(Stage(layer, layer, rectified, flattened))
+            flattened = False
+        elif not found and is_input_conversion(layer):
+            continue
+        elif isinstance(layer, keras.layers.Flatten):
+            if layer.data_format != "channels_last":
+                raise _refusal(layer, f"with data_format={layer.data_format!r}")
+            flattened = True
+        elif _is_relu(layer) and found and last is None:
+            if not found[-1].rectified:
+                if flattened:
+                    raise _refusal(layer, "a ReLU after Flatten")
+                found[-1] = found[-1]._replace(activation=layer, rectified=True)
+        elif isinstance(layer, _POSITIONWISE) or _is_linear(layer):
+            continue
+        elif isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)) and found:
+            last = layer
+            if not found[-1].rectified:
+                found[-1] = found[-1]._replace(activation=layer)
+        else:
+            raise _refusal(layer, "")
+    if not found:
+        raise NetworkError(
+            "Expected a network with at least one Conv2D or Dense layer. Received: none. "
+            "Give the network that is to be normalised."
+        )
+    return found
+
+
+def _refusal(layer: keras.Layer, detail: str) -> NetworkError:
+    what = type(layer).__name__
+    fused = getattr(layer, "activation", None)
+    if fused is not None and fused not in (keras.activations.relu, keras.activations.linear):
+        what += f", activation {getattr(fused, '__name__', fused)}"
+    return NetworkError(
+        "Expected layers that pass the scale of a filter through (Conv2D, Dense, plain ReLU, max "
+        f"or average pooling, Flatten, Dropout, zero padding). Received: layer {layer.name!r} "
+        f"({what}{' ' + detail if detail else ''}). This network is not rescalable."
+    )
+
+
+def copy_layer(layer: keras.Layer, **changes: Any) -> keras.Layer:
+    """A fresh layer of the same class and options, `changes` applied, without weights."""
+    config = {**layer.get_config(), **changes}
+    return type(layer).from_config(config)
+
+
+def image_shape(model: keras.Model) -> tuple[int | None, ...]:
+    """The shape of one image that the model takes: (H, W, 3), None where any size will do."""
+    shape = model.input_shape
+    if isinstance(shape, list):
+        shape = shape[0]
+    return tuple(shape[1:])
+
+
+def assemble(
+    chain: Iterable[keras.Layer], shape: tuple[int | None, ...], name: str
+) -> keras.Model:
+    """A model of these layers, which must be fresh, on an input called "image"."""
+    image = keras.Input(shape, name="image", dtype="float32")
+    tensor = image
+    for layer in chain:
+        tensor = layer(tensor)
+    return keras.Model(image, tensor, name=name)
+
+
+def copy(model: keras.Model, without: Sequence[keras.Layer] = ()) -> keras.Model:
+    """A new model of the same chain with weights of its own, some layers left out."""
+    originals = [layer for layer in layers(model) if layer not in without]
+    fresh = [copy_layer(layer) for layer in originals]
+    copied = assemble(fresh, image_shape(model), model.name)
+    for new, old in zip(fresh, originals, strict=True):
+        new.set_weights(old.get_weights())
+    return copied
+
+
+def features(model: keras.Model, names: Sequence[str] | None = None) -> keras.Model:
+    """The activations of some layers, computed no deeper than the deepest of them.
+
+    Args:
+        model: A chain; its weights are shared, not copied.
+        names: Layer names.  A convolution stands for its activation after ReLU, also where the
+            ReLU is a layer of its own.  Default: every layer that is followed by a ReLU.
+
+    Returns:
+        A keras.Model from image [B, H, W, 3] to {name: activation [B, h, w, C]}.
+
+    Raises:
+        NetworkError: The model has no such layer; the message lists those that it has.
+    """
+    chain = layers(model)
+    outputs = {layer.name: layer for layer in chain}
+    found = stages(chain)
+    outputs.update({stage.layer.name: stage.activation for stage in found})
+    if names is None:
+        names = [stage.layer.name for stage in found if stage.rectified]
+    unknown = [name for name in names if name not in outputs]
+    if unknown or not names:
+        raise NetworkError(
+            f"Expected names of layers. Received: {', '.join(unknown) or 'none'}. "
+            f"This network has: {', '.join(outputs)}."
+        )
+    tensors = _tensors(model, chain)
+    return keras.Model(
+        model.inputs[0],
+        {name: tensors[outputs[name].name] for name in names},
+        name=f"{model.name}_features",
+    )
+
+
+def _tensors(model: keras.Model, chain: Sequence[keras.Layer]) -> dict[str, Any]:
+    try:
+        tensors = {layer.name: layer.output for layer in chain}
+        # Layers inside a nested model, or called by several models, hang on another input.
+        keras.Model(model.inputs[0], tensors[chain[-1].name])
+    except (ValueError, AttributeError):
+        tensor = model.inputs[0]
+        tensors = {}
+        for layer in chain:
+            tensor = tensors[layer.name] = layer(tensor)
+    return tensors
+
+
+def least_side(model: keras.Model) -> int:
+    """The smallest side of an image, in pixels, that still reaches the last layer with weights."""
+    chain = layers(model)
+    last = stages(chain)[-1].layer
+    side = 1
+    for layer in chain[: chain.index(last)]:
+        if isinstance(layer, (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)):
+            side *= layer.strides[0]
+    return side

@@ -1,0 +1,317 @@
+"""The main job: images -> means -> surgery -> check -> files, or an audit of a given network."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import PIL
+import tensorflow as tf
+
+from vgg_normalize import (
+    __version__,
+    chain,
+    devices,
+    export,
+    images,
+    measure,
+    means,
+    output,
+    proof,
+    report,
+    surgery,
+    vgg,
+)
+from vgg_normalize.errors import OutputError, ProofError, UsageError
+from vgg_normalize.progress import Progress, Stop, say
+from vgg_normalize.settings import BOUND, Settings
+
+
+def run(settings: Settings, stop: Stop) -> None:
+    """Do the whole job.
+
+    Raises:
+        Error: What went wrong, with its exit code; nothing but a failed check's report is left.
+        Interrupted: A signal came; the checkpoint is written.
+    """
+    _require_sound(settings)
+    if settings.logical_cpus:
+        devices.split_cpu(settings.logical_cpus)
+    tf.config.experimental.enable_tensor_float_32_execution(settings.allow_tf32)
+    strategy = devices.strategy(settings.strategy)
+    if not devices.is_chief(strategy):
+        _Job(settings, stop, strategy, None).measure()
+        return
+    if settings.resume and report.is_finished(settings.output):
+        say(f"{settings.output} is finished: nothing to do.")
+        return
+    with output.workplace(
+        settings.output, overwrite=settings.overwrite, resume=settings.resume
+    ) as place:
+        _Job(settings, stop, strategy, place).finish()
+
+
+def _require_sound(settings: Settings) -> None:
+    if settings.include_top and (settings.resize == "none" or settings.image_size != 224):
+        raise UsageError(
+            "Expected images of 224 x 224 with --include_top. Received: "
+            f"resize={settings.resize}, image_size={settings.image_size}. Leave both out."
+        )
+    unknown = [form for form in settings.formats if form not in export.FORMATS]
+    if unknown or not settings.formats:
+        raise UsageError(
+            f"Expected formats of {', '.join(export.FORMATS)}. Received: "
+            f"{', '.join(unknown) or 'none'}. Correct --formats."
+        )
+
+
+class _Job:
+    """One run, from its settings to its output."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stop: Stop,
+        strategy: tf.distribute.Strategy | None,
+        place: output.Workplace | None,
+    ) -> None:
+        self.settings, self.stop, self.strategy, self.place = settings, stop, strategy, place
+        self.source = images.open_source(
+            settings.images,
+            max_images=settings.max_images,
+            seed=settings.seed,
+            shuffle=settings.target_error > 0,
+        )
+        self.model = vgg.build(
+            settings.architecture,
+            weights=settings.weights,
+            pooling=settings.pooling,
+            include_top=settings.include_top,
+            last_layer=settings.last_layer,
+            preprocessing=settings.preprocessing,
+            seed=settings.seed,
+        )
+        stages = chain.stages(self.model)
+        self.channels = {
+            stage.layer.name: stage.layer.get_weights()[0].shape[-1]
+            for stage in stages
+            if stage.rectified
+        }
+        self.reading = measure.Reading(
+            settings.batch_size, settings.resize, settings.image_size, chain.least_side(self.model)
+        )
+        self.resumed_from = 0
+
+    def fingerprint(self) -> str:
+        """What must be the same for a checkpoint to fit."""
+        digest = hashlib.sha256()
+        for name, array in export.named_weights(self.model).items():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        bound = {name: getattr(self.settings, name) for name in BOUND}
+        replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
+        return measure.fingerprint(
+            {
+                **bound,
+                "weights": digest.hexdigest(),
+                "images": self.source.sha256,
+                "replicas": replicas,
+                "tensorflow": tf.__version__,
+            }
+        )
+
+    def measure(self) -> tuple[measure.State, float]:
+        """All sums, and images a second."""
+        fingerprint = self.fingerprint()
+        state = self._earlier(fingerprint)
+        self.resumed_from = int(state.sums.images) if state else 0
+        progress = Progress(self.source.count, self.resumed_from)
+        saved = self.resumed_from
+        states = measure.measure(
+            self.model,
+            self.source,
+            self.reading,
+            state=state,
+            strategy=self.strategy,
+            max_skipped=self.settings.max_skipped,
+        )
+        with self.stop.deferred() as stop:
+            for state in states:
+                done = int(state.sums.images)
+                error = measure.worst_error(state.sums, self.channels) if done > 1 else None
+                progress.update(done + len(state.skipped), error)
+                enough = (
+                    self.settings.target_error > 0
+                    and error is not None
+                    and done >= measure.LEAST_IMAGES
+                    and error <= self.settings.target_error
+                )
+                if self.place is not None and (
+                    stop.wanted or enough or done - saved >= self.settings.checkpoint_every
+                ):
+                    measure.save_state(self.place.checkpoint, state, fingerprint)
+                    saved = done
+                if stop.wanted:
+                    break
+                if enough:
+                    say(f"the asked accuracy is reached after {done} images")
+                    break
+        rate = progress.rate()
+        progress.close()
+        states.close()
+        if stop.wanted:
+            say(f"interrupted after {saved} images; go on with --resume")
+        stop.raise_if_wanted()
+        state = state or measure.start(self.channels)
+        if self.place is not None and saved != state.sums.images:
+            measure.save_state(self.place.checkpoint, state, fingerprint)
+        return state, rate
+
+    def _earlier(self, fingerprint: str) -> measure.State | None:
+        """The checkpoint, if one is wanted; on several workers the chief's goes to all."""
+        state = None
+        if self.settings.resume and self.place is not None:
+            state, complaints = measure.load_state(self.place.checkpoint, fingerprint)
+            for complaint in complaints:
+                say(complaint)
+            if state is None:
+                say("no checkpoint to go on from: starting afresh")
+            else:
+                say(f"going on after {int(state.sums.images)} images")
+        if self.settings.resume and self.strategy is not None:
+            return measure.share(self.strategy, state, self.channels)
+        return state
+
+    def finish(self) -> None:
+        """Measure, and write what was asked for."""
+        if self.place is None:
+            raise OutputError("Expected a place for the output. Received: none. Use --output.")
+        began = time.monotonic()
+        state, rate = self.measure()
+        measured = means.finish(state.sums, self.channels)
+        skipped = [
+            images.reason(self.source, index, self.reading.min_side) for index in state.skipped
+        ]
+        for one in skipped:
+            say(f"skipped {one['path']!r}: {one['reason']}")
+        facts = {
+            "architecture": self.settings.architecture,
+            "pooling": self.settings.pooling,
+            "task": self.settings.task,
+            "settings": {
+                **dataclasses.asdict(self.settings),
+                "formats": list(self.settings.formats),
+            },
+            "versions": versions(),
+            "resumed_from": self.resumed_from,
+            "images": {
+                "source": self.settings.images,
+                "used": measured.images,
+                "skipped": skipped,
+                "sha256": self.source.sha256,
+            },
+            "images_per_second": rate,
+        }
+        folder = self.place.empty_new()
+        check = None
+        if self.settings.task == "normalize":
+            check = self._normalize(measured, folder, facts["settings"])
+        facts["seconds"] = time.monotonic() - began
+        facts["peak_memory_bytes"] = report.peak_memory()
+        if check is not None and not check.passed:
+            folder = self.place.empty_new()
+        measured.save(folder / "means.npz")
+        if check is not None and not check.passed:
+            (folder / "means.npz").unlink()
+        report.write(folder, facts, measured, check)
+        if check is None or check.passed:
+            self.place.publish()
+            say(report.summary(measured, check, self.settings.output))
+            return
+        target = self.place.target
+        if target.exists() and any(target.iterdir()):
+            target = target.with_name(target.name + ".failed")
+        self.place.publish(target)
+        raise ProofError(
+            f"Expected the normalised network to be its original. Received: {proof.describe(check)}"
+            f". Nothing was saved but the report in {target}."
+        )
+
+    def _normalize(
+        self, measured: means.Means, folder: Any, settings: dict[str, Any]
+    ) -> proof.Check:
+        """Write the artefacts, read them back, and compare them with the original."""
+        normal = surgery.normalize(self.model, measured)
+        export.write(
+            normal, measured, folder, formats=self.settings.formats, settings=settings
+        )
+        forms = [form for form in export.FORMATS if form in self.settings.formats]
+        read = export.reload(normal, folder, forms[0])
+        for form in forms[1:]:
+            _require_equal(read, export.reload(normal, folder, form), form)
+        chosen = images.representative(self.source, self.settings.check_images)
+        reading = self.reading._replace(batch_size=min(4, self.reading.batch_size))
+        progress = Progress(len(chosen), title="checking")
+
+        def batches() -> Any:
+            done = 0
+            for index, image in images.batches(self.source, chosen, **reading._asdict()):
+                yield image
+                done += len(index)
+                progress.update(done)
+
+        check = proof.check(
+            self.model,
+            read,
+            measured,
+            batches(),
+            artefact=export.saved_function(folder) if forms[0] == "saved_model" else None,
+        )
+        progress.close()
+        return check
+
+
+def _require_equal(one: keras.Model, other: keras.Model, form: str) -> None:
+    """The artefacts hold the same weights to the last bit, so one proof serves all."""
+    weights = export.named_weights(other)
+    for name, array in export.named_weights(one).items():
+        if not np.array_equal(array, weights[name]):
+            raise ProofError(
+                f"Expected the same weights in every artefact. Received: {name} of {form}, which "
+                "differs. Check the disk and run again."
+            )
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers depend on."""
+    return {
+        "vgg_normalize": __version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def require_environment() -> None:
+    """Raises UsageError unless Keras runs on TensorFlow, channels last, in float32."""
+    found = {
+        "backend": keras.config.backend(),
+        "image_data_format": keras.config.image_data_format(),
+        "floatx": keras.config.floatx(),
+    }
+    expected = {"backend": "tensorflow", "image_data_format": "channels_last", "floatx": "float32"}
+    for key, value in expected.items():
+        if found[key] != value:
+            raise UsageError(
+                f"Expected Keras' {key} to be {value}. Received: {found[key]!r}. Unset "
+                "KERAS_BACKEND and correct keras.json."
+            )
+
+

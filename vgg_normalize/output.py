@@ -1,0 +1,131 @@
+"""Writing a directory all or nothing: made beside, renamed when whole, locked meanwhile.
+
+Beside DIR stands `DIR.partial` while a run is at work: its lock, its checkpoint, `new` (what will
+become DIR) and, for an instant while a finished DIR is replaced, `old`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from vgg_normalize.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, everything else holds
+    fcntl = None  # type: ignore[assignment]
+
+
+class Workplace:
+    """A directory in the making.
+
+    Attributes:
+        target: The directory that the user wants.
+        partial: Where it is made.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.partial = target.with_name(target.name + ".partial")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.partial / "checkpoint.npz"
+
+    @property
+    def new(self) -> Path:
+        return self.partial / "new"
+
+    def has_checkpoint(self) -> bool:
+        return self.checkpoint.exists() or self.checkpoint.with_suffix(".previous").exists()
+
+    def clear(self) -> None:
+        """Forget the checkpoint and whatever was written so far."""
+        for path in self.partial.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def empty_new(self) -> Path:
+        """`new`, without what an earlier run may have left there."""
+        shutil.rmtree(self.new, ignore_errors=True)
+        self.new.mkdir()
+        return self.new
+
+    def publish(self, target: Path | None = None) -> None:
+        """Give `new` its final name and forget the rest.  What stood there is replaced whole."""
+        target = target or self.target
+        old = self.partial / "old"
+        try:
+            if target.exists() and any(target.iterdir()):
+                os.rename(target, old)
+            os.rename(self.new, target)
+        except OSError as error:
+            raise OutputError(
+                f"Expected to rename to {target}. Received: {error.strerror}. Use a directory "
+                "that can be renamed (not a mount point) as --output."
+            ) from error
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def workplace(directory: str, *, overwrite: bool, resume: bool) -> Iterator[Workplace]:
+    """Claim an output directory before any work is done.
+
+    Raises:
+        OutputError: It exists, cannot be written, or another run is writing it.
+    """
+    target = Path(os.path.abspath(os.path.expanduser(directory)))
+    place = Workplace(target)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(
+            f"Expected a directory as output. Received: {target}, which is a "
+            f"{'link' if target.is_symlink() else 'file'}. Choose another --output."
+        )
+    try:
+        place.partial.mkdir(exist_ok=True)
+        lock = (place.partial / "lock").open("w")
+        lock.write("a run of vgg_normalize holds this\n")
+        lock.flush()
+    except OSError as error:
+        raise OutputError(
+            f"Expected an output that can be written. Received: {target} "
+            f"({error.strerror}). Create its parent folder or choose another --output."
+        ) from error
+    with lock:
+        _lock(lock, target)
+        old = place.partial / "old"
+        if old.exists() and not target.exists():
+            os.rename(old, target)  # an earlier run was killed between two renames
+        try:
+            if target.exists() and any(target.iterdir()) and not overwrite:
+                raise OutputError(
+                    f"Expected a new output. Received: {target}, which exists. Use --overwrite, "
+                    "or another --output."
+                )
+            if overwrite and not resume:
+                place.clear()
+            if place.has_checkpoint() and not resume:
+                raise OutputError(
+                    f"Expected a new output. Received: {place.partial}, the checkpoint of an "
+                    "interrupted run. Use --resume to go on, or --overwrite to start afresh."
+                )
+            yield place
+        finally:
+            if place.partial.exists() and not place.has_checkpoint():
+                shutil.rmtree(place.partial, ignore_errors=True)
+
+
+def _lock(file: object, target: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[call-overload]
+    except OSError as error:
+        raise OutputError(
+            f"Expected one run at a time. Received: {target}, which another run is writing. "
+            "Wait for it, or choose another --output."
+        ) from error

@@ -1,0 +1,108 @@
+"""How far the run is: a bar on a terminal, plain lines elsewhere; and stopping it gently."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+# Seconds between two plain lines.
+INTERVAL = 10.0
+
+
+def say(line: str) -> None:
+    """One line to whoever watches."""
+    tqdm.write(line, file=sys.stderr)
+
+
+class Progress:
+    """Images done, images a second, time left, and the error so far."""
+
+    def __init__(self, total: int, done: int = 0, title: str = "measuring") -> None:
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit="image",
+            smoothing=0.1,
+            disable=not sys.stderr.isatty(),
+        )
+        self._title, self._total, self._first, self._done = title, total, done, done
+        self._began = self._said = time.monotonic()
+
+    def update(self, done: int, error: float | None = None) -> None:
+        """Say that so many images are done."""
+        note = "" if error is None else f"error {error:.2%}"
+        if not self._bar.disable:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._done)
+        self._done = done
+        now = time.monotonic()
+        if self._bar.disable and (now - self._said >= INTERVAL or done == self._total):
+            self._said = now
+            rate = self.rate()
+            left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
+            note = f", {note}" if note else ""
+            say(f"{self._title} {done}/{self._total} images, {rate:.1f} images/s{left}{note}")
+
+    def rate(self) -> float:
+        """Images a second since the beginning."""
+        seconds = time.monotonic() - self._began
+        return (self._done - self._first) / seconds if seconds > 0 else 0.0
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Interrupted(BaseException):
+    """The user or the system asked to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+class Stop:
+    """Turns Ctrl-C and SIGTERM into `Interrupted`, or, inside `deferred`, into a wish.
+
+    A second signal is always obeyed at once.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: int | None = None
+        self._deferring = False
+
+    def install(self) -> None:
+        """Handle both signals; only the main thread may."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        first = self.wanted is None
+        self.wanted = signum
+        if not (self._deferring and first):
+            raise Interrupted(signum)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[Stop]:
+        """Only note the first signal, in `wanted`."""
+        self._deferring = True
+        try:
+            yield self
+        finally:
+            self._deferring = False
+
+    def raise_if_wanted(self) -> None:
+        if self.wanted is not None:
+            raise Interrupted(self.wanted)
+
+
+def one_line(*parts: Any) -> str:
+    """Parts joined, on one line."""
+    return " ".join(" ".join(str(part) for part in parts).split())
