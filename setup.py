@@ -34,7 +34,16 @@ setup(
         "matplotlib",  # the figures of the report
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "scipy", "ruff", "mypy", "types-tqdm", "nbclient", "ipykernel"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "scipy",
+            "ruff",
+            "mypy",
+            "types-tqdm",
+            "nbclient",
+            "ipykernel",
+        ],
         "demo": ["scikit-image"],
     },
     entry_points={

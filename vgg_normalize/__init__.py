@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vgg_normalize.chain import features as features
-    from vgg_normalize.proof import Check as Check
-    from vgg_normalize.proof import check as check
     from vgg_normalize.export import load as load
     from vgg_normalize.export import save as save
     from vgg_normalize.means import Means as Means
     from vgg_normalize.means import channel_means as channel_means
+    from vgg_normalize.proof import Check as Check
+    from vgg_normalize.proof import check as check
     from vgg_normalize.surgery import normalize as normalize
     from vgg_normalize.surgery import rescale as rescale
     from vgg_normalize.vgg import Preprocessing as Preprocessing

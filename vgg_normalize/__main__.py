@@ -1,11 +1,13 @@
 """`python -m vgg_normalize`: normalise a VGG and prove it, or audit one.
 
-    python -m vgg_normalize --flagfile configs/demo.cfg
+python -m vgg_normalize --flagfile configs/demo.cfg
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
 import sys
 import traceback
@@ -139,10 +141,17 @@ _NO_MEMORY = (
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> dict[str, Any] | None:
+    notes = io.StringIO()
     try:
-        rest = values(argv, known_only=False)[1:]
+        with contextlib.redirect_stderr(notes):  # absl only warns of a circle
+            rest = values(argv, known_only=False)[1:]
     except flags.Error as error:
         raise errors.UsageError(f"{error} See --help.") from error
+    if notes.getvalue():
+        raise errors.UsageError(
+            f"Expected flagfiles that do not name each other in a circle. Received: "
+            f"{one_line(notes.getvalue())}. Correct --flagfile."
+        )
     if values.help:
         print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
         return None
@@ -155,6 +164,13 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> dict[str, Any] | None:
     for required in ("images", "output"):
         if not values[required].value:
             raise errors.UsageError(f"Expected --{required}. Received: none. See --help.")
+    for name in DEFAULTS:
+        text = str(values[name].value)
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            raise errors.UsageError(
+                f"Expected --{name} without quotes. Received: --{name}={text}. Leave them out: a "
+                "flagfile is taken literally."
+            )
     return {name: values[name].value for name in DEFAULTS}
 
 
@@ -173,6 +189,11 @@ class _Flagfile(flags.Flag):
 
 def _start(settings: dict[str, Any], stop: Stop) -> None:
     """The heavy imports come only now: a wrong flag is answered at once."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend != "tensorflow":
+        raise errors.UsageError(
+            f"Expected Keras to run on TensorFlow. Received: KERAS_BACKEND={backend}. Unset it."
+        )
     try:
         import tensorflow as tf
 
@@ -180,8 +201,7 @@ def _start(settings: dict[str, Any], stop: Stop) -> None:
     except (ImportError, ValueError, RuntimeError) as error:
         raise errors.UsageError(
             f"Expected TensorFlow and Keras with the backend tensorflow. Received: "
-            f"{one_line(error)} (KERAS_BACKEND={os.environ.get('KERAS_BACKEND', '')!r}). Unset "
-            "KERAS_BACKEND, or install the package again."
+            f"{one_line(error)}. Correct keras.json, or install the package again."
         ) from error
     job.require_environment()
     try:

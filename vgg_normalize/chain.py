@@ -52,10 +52,12 @@ def layers(model: keras.Model) -> list[keras.Layer]:
     Raises:
         NetworkError: The model is not a chain; the message names the layer where it branches.
     """
-    if isinstance(model, keras.Sequential):
-        ordered = list(model.layers)
-    else:
-        ordered = _follow(model)
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise NetworkError(
+            f"Expected a network that knows the shape of its images. Received: {model.name!r}, "
+            "without one. Put keras.Input((None, None, 3)) first."
+        )
+    ordered = list(model.layers) if isinstance(model, keras.Sequential) else _follow(model)
     opened: list[keras.Layer] = []
     for layer in ordered:
         opened += layers(layer) if isinstance(layer, keras.Model) else [layer]
@@ -131,9 +133,7 @@ def _is_relu(layer: keras.Layer) -> bool:
     """Whether the layer is the plain ReLU (no maximum, slope or threshold)."""
     if isinstance(layer, keras.layers.ReLU):
         return layer.max_value is None and not layer.negative_slope and not layer.threshold
-    return (
-        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
-    )
+    return isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
 
 
 def _is_linear(layer: keras.Layer) -> bool:
@@ -161,6 +161,8 @@ def stages(model: keras.Model | Sequence[keras.Layer]) -> list[Stage]:
     flattened = False
     last = None  # an activation other than ReLU: nothing with weights may follow
     for layer in chain:
+        if getattr(layer, "data_format", "channels_last") != "channels_last":
+            raise _refusal(layer, f"with data_format={layer.data_format!r}")
         if is_weighted(layer):
             if last is not None:
                 raise _refusal(last, "in the middle of the network")
@@ -175,8 +177,6 @@ def stages(model: keras.Model | Sequence[keras.Layer]) -> list[Stage]:
         elif not found and is_input_conversion(layer):
             continue
         elif isinstance(layer, keras.layers.Flatten):
-            if layer.data_format != "channels_last":
-                raise _refusal(layer, f"with data_format={layer.data_format!r}")
             flattened = True
         elif _is_relu(layer) and found and last is None:
             if not found[-1].rectified:
@@ -186,9 +186,10 @@ def stages(model: keras.Model | Sequence[keras.Layer]) -> list[Stage]:
         elif isinstance(layer, _POSITIONWISE) or _is_linear(layer):
             continue
         elif isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)) and found:
+            if found[-1].rectified:
+                raise _refusal(layer, "after a ReLU, with no layer between to undo the scales")
             last = layer
-            if not found[-1].rectified:
-                found[-1] = found[-1]._replace(activation=layer)
+            found[-1] = found[-1]._replace(activation=layer)
         else:
             raise _refusal(layer, "")
     if not found:
@@ -213,8 +214,11 @@ def _refusal(layer: keras.Layer, detail: str) -> NetworkError:
 
 def copy_layer(layer: keras.Layer, **changes: Any) -> keras.Layer:
     """A fresh layer of the same class and options, `changes` applied, without weights."""
-    config = {**layer.get_config(), **changes}
-    return type(layer).from_config(config)
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.Normalization) and config["mean"] is None:
+        # What adapt() found; set as weights it would not reach what call() uses.
+        config["mean"], config["variance"], _ = layer.get_weights()
+    return type(layer).from_config({**config, **changes})
 
 
 def image_shape(model: keras.Model) -> tuple[int | None, ...]:
@@ -225,9 +229,7 @@ def image_shape(model: keras.Model) -> tuple[int | None, ...]:
     return tuple(shape[1:])
 
 
-def assemble(
-    chain: Iterable[keras.Layer], shape: tuple[int | None, ...], name: str
-) -> keras.Model:
+def assemble(chain: Iterable[keras.Layer], shape: tuple[int | None, ...], name: str) -> keras.Model:
     """A model of these layers, which must be fresh, on an input called "image"."""
     image = keras.Input(shape, name="image", dtype="float32")
     tensor = image
@@ -242,7 +244,8 @@ def copy(model: keras.Model, without: Sequence[keras.Layer] = ()) -> keras.Model
     fresh = [copy_layer(layer) for layer in originals]
     copied = assemble(fresh, image_shape(model), model.name)
     for new, old in zip(fresh, originals, strict=True):
-        new.set_weights(old.get_weights())
+        if is_weighted(new):
+            new.set_weights(old.get_weights())
     return copied
 
 
@@ -272,25 +275,23 @@ def features(model: keras.Model, names: Sequence[str] | None = None) -> keras.Mo
             f"Expected names of layers. Received: {', '.join(unknown) or 'none'}. "
             f"This network has: {', '.join(outputs)}."
         )
-    tensors = _tensors(model, chain)
+    computed = tensors(model)
     return keras.Model(
         model.inputs[0],
-        {name: tensors[outputs[name].name] for name in names},
+        {name: computed[outputs[name].name] for name in names},
         name=f"{model.name}_features",
     )
 
 
-def _tensors(model: keras.Model, chain: Sequence[keras.Layer]) -> dict[str, Any]:
-    try:
-        tensors = {layer.name: layer.output for layer in chain}
-        # Layers inside a nested model, or called by several models, hang on another input.
-        keras.Model(model.inputs[0], tensors[chain[-1].name])
-    except (ValueError, AttributeError):
-        tensor = model.inputs[0]
-        tensors = {}
-        for layer in chain:
-            tensor = tensors[layer.name] = layer(tensor)
-    return tensors
+def tensors(model: keras.Model) -> dict[str, Any]:
+    """The output of each layer of a chain, as a function of the model's input."""
+    tensor = model.inputs[0]
+    found = {}
+    for layer in layers(model):
+        # Layers inside a nested model, or taken from another one, hang on another input.
+        tensor = layer.output if layer.input is tensor else layer(tensor)
+        found[layer.name] = tensor
+    return found
 
 
 def least_side(model: keras.Model) -> int:

@@ -17,6 +17,8 @@ from PIL import Image
 from vgg_normalize.errors import UsageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "MPO")  # MPO: a JPEG with more behind it
+# What TensorFlow misreads or refuses (asked for 4 channels, it crashes on an animated WebP).
+UNSUPPORTED = {("BMP", "1"): "a palette", ("BMP", "P"): "a palette", ("WEBP", "RGBA"): "alpha"}
 # Pillow's own limit against decompression bombs.
 MAX_PIXELS = 89_478_485
 CROP_RATIO = 256 / 224
@@ -82,8 +84,8 @@ def _resize_and_crop(image: tf.Tensor, size: int) -> tf.Tensor:
 def fault(encoded: bytes, min_side: int = 1) -> str:
     """Why a picture cannot be used, or "" for a good one.
 
-    Looks at what TensorFlow would pass over: it has no limit on size, and decodes a JPEG with
-    garbage in its stream to grey blocks without a word.
+    Looks at what TensorFlow would pass over: it has no limit on size, takes the palette indices
+    of a BMP for grey, and decodes a JPEG with garbage in its stream to grey blocks without a word.
     """
     if not encoded:
         return "empty file"
@@ -91,7 +93,7 @@ def fault(encoded: bytes, min_side: int = 1) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded)) as picture:
-                kind, (width, height) = picture.format, picture.size
+                kind, mode, (width, height) = picture.format, picture.mode, picture.size
     except Image.DecompressionBombError:
         return f"more than {MAX_PIXELS} pixels, the most that are read"
     except Image.UnidentifiedImageError:
@@ -100,6 +102,8 @@ def fault(encoded: bytes, min_side: int = 1) -> str:
         return f"damaged header ({' '.join(str(error).split())})"
     if kind not in FORMATS:
         return f"unsupported format {kind}; expected {', '.join(FORMATS[:5])}"
+    if (kind, mode) in UNSUPPORTED:
+        return f"unsupported format {kind} with {UNSUPPORTED[kind, mode]}"
     if width * height > MAX_PIXELS:
         return f"{width} x {height} pixels; at most {MAX_PIXELS} are read"
     if min(width, height) < min_side:

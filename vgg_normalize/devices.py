@@ -47,10 +47,7 @@ def strategy(name: str) -> tf.distribute.Strategy | None:
         )
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
-        if _cluster():
-            name = "multiworker"
-        else:
-            name = "mirrored" if len(gpus) > 1 else "one"
+        name = "multiworker" if _cluster() else "mirrored" if len(gpus) > 1 else "one"
     if name == "mirrored":
         cpus = tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in gpus or cpus])

@@ -24,6 +24,7 @@ from vgg_normalize.means import Means
 from vgg_normalize.vgg import Preprocessing
 
 FORMATS = ("saved_model", "h5", "npz")
+HDF5_OVERHEAD = 1 << 18
 
 
 def file_name(model: keras.Model, form: str) -> str:
@@ -48,7 +49,8 @@ def save(
         directory: Must not exist.
         formats: Of "saved_model", "h5" (for keras.applications), "npz" (for PyTorch and JAX).
         settings: How the means were measured, for `assets/means.json`; "resize" and "image_size"
-            also tell the signature `image_bytes` how to resize (squash to 224).
+            also tell the signature `image_bytes` how to resize (squash to 224, or to the only size
+            that the network takes).
 
     Raises:
         OutputError: The directory exists or cannot be written.
@@ -95,7 +97,7 @@ def write(
         )
     writers: dict[str, Callable[[Path], None]] = {
         "saved_model": lambda path: _write_saved_model(model, means, path, settings),
-        "h5": lambda path: _bare(model).save_weights(path),
+        "h5": lambda path: _write_h5(model, path),
         "npz": lambda path: _write_npz(model, path),
     }
     for form in formats:
@@ -129,6 +131,14 @@ def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
+def _write_h5(model: keras.Model, path: Path) -> None:
+    # On a full disk h5py takes the interpreter down, so the room is asked for first.
+    needed = sum(array.nbytes for array in named_weights(model).values()) + HDF5_OVERHEAD
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
+    _bare(model).save_weights(path)
+
+
 def _write_npz(model: keras.Model, path: Path) -> None:
     with path.open("wb") as file:
         np.savez(file, **named_weights(model))  # type: ignore[arg-type]
@@ -140,9 +150,7 @@ def _write_saved_model(
     saved = tf.train.Checkpoint()
     weights = named_weights(model)
     # Not trainable, so that a tape of the consumer does not watch them.
-    variables = [
-        tf.Variable(array, trainable=False, name=name) for name, array in weights.items()
-    ]
+    variables = [tf.Variable(array, trainable=False, name=name) for name, array in weights.items()]
     saved.variables = variables
     saved.trainable_variables = []
     saved.regularization_losses = []
@@ -150,14 +158,15 @@ def _write_saved_model(
 
     def function_of(names: Sequence[str], sub: keras.Model | None = None) -> Callable[..., Any]:
         network = chain.features(sub or model, names)
-        held = [layer for layer in network.layers if layer.weights]
-        ordered = [by_layer[f"{layer.name}/{w.name}"] for layer in held for w in layer.weights]
-        flags = [w.trainable for layer in held for w in layer.weights]
+        held = [
+            (weight, by_layer[f"{layer.name}/{weight.name}"])
+            for layer in network.layers
+            for weight in layer.weights
+        ]
 
         def apply(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            trainable = [v for v, flag in zip(ordered, flags, strict=True) if flag]
-            fixed = [v for v, flag in zip(ordered, flags, strict=True) if not flag]
-            found, _ = network.stateless_call(trainable, fixed, image, training=False)
+            with keras.StatelessScope(state_mapping=held):
+                found = network(image, training=False)
             return {name: found[name] for name in names}
 
         return apply
@@ -175,12 +184,11 @@ def _write_saved_model(
     first = chain.layers(model)[0]
     if isinstance(first, Preprocessing) and first.preprocessing_mode == "caffe":
         without = chain.copy(model, without=[first])
-        signatures["vgg_input"] = tf.function(
-            function_of(names, without), input_signature=[image]
-        )
+        signatures["vgg_input"] = tf.function(function_of(names, without), input_signature=[image])
     resize = settings.get("resize", "squash")
-    if resize != "none":
-        size = int(settings.get("image_size", 224))
+    height, width, _ = chain.image_shape(model)
+    size = int(settings.get("image_size", height or 224))
+    if resize != "none" and {height, width} <= {None, size}:
 
         def from_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
             images = tf.map_fn(
@@ -212,16 +220,16 @@ def _description(
         "network": {
             "name": model.name,
             "image_shape": chain.image_shape(model),
-            "layers": [
-                keras.saving.serialize_keras_object(layer) for layer in chain.layers(model)
-            ],
+            "layers": [keras.saving.serialize_keras_object(layer) for layer in chain.layers(model)],
             "weights": weights,
         },
         "images": means.images,
         "means": {
             name: {
                 "mean": means.mean[name].tolist(),
-                "standard_error": [e if np.isfinite(e) else None for e in means.standard_error[name]],
+                "standard_error": [
+                    e if np.isfinite(e) else None for e in means.standard_error[name]
+                ],
                 "positions": means.positions[name],
             }
             for name in means.mean

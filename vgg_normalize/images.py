@@ -6,12 +6,13 @@ workers, and every picture that was skipped can be named.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,21 @@ from vgg_normalize import decode, sample
 from vgg_normalize.errors import ImagesError
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .avif .heic .jxl".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".gif",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".jxl",
+    ]
 )
 
 
@@ -29,7 +44,7 @@ class Source(NamedTuple):
 
     Attributes:
         name: As the user gave it.
-        count: How many pictures.
+        total: How many pictures.
         sha256: Over the ordered names and sizes in bytes; another set gives another sum.
         encoded: Ascending indices -> data set of (index, bytes).
         read: index -> (name, bytes); raises OSError where it cannot be read.
@@ -37,7 +52,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    count: int
+    total: int
     sha256: str
     encoded: Callable[[np.ndarray], tf.data.Dataset]
     read: Callable[[int], tuple[str, bytes]]
@@ -96,6 +111,16 @@ def _from_python(
     return encoded
 
 
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """An error of reading names the picture as the report does, not its place on the disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = name
+        raise
+
+
 def _sample(max_images: int) -> Source:
     count = min(max_images or sample.COUNT, sample.COUNT)
 
@@ -133,7 +158,8 @@ def _folder(spec: str, root: Path, max_images: int, seed: int, shuffle: bool) ->
         )
 
     def read(index: int) -> tuple[str, bytes]:
-        return names[index], Path(paths[index]).read_bytes()
+        with _naming(names[index]):
+            return names[index], Path(paths[index]).read_bytes()
 
     digest = _digest((name, size(path)) for name, path in zip(names, paths, strict=True))
     return Source(spec, len(names), digest, encoded, read, mixed=shuffle)
@@ -176,7 +202,7 @@ def _tar(spec: str, path: Path, max_images: int) -> Source:
 
     def read(index: int) -> tuple[str, bytes]:
         name, offset, size = members[index]
-        with path.open("rb") as file:
+        with _naming(name), path.open("rb") as file:
             file.seek(offset)
             return name, file.read(size)
 
@@ -200,6 +226,14 @@ def _safe_members(archive: tarfile.TarFile, spec: str) -> Iterator[tarfile.TarIn
                     f"{member.name!r}. Fetch it again."
                 )
             yield member
+    # Python passes over a header that is cut or damaged as if the archive ended before it.
+    file = archive.fileobj
+    file.seek(archive.offset)  # type: ignore[union-attr]
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
+        raise ImagesError(
+            f"Expected a whole tar. Received: {spec!r}, which is cut or damaged at byte "
+            f"{archive.offset}. Fetch it again."
+        )
 
 
 def _tfds(spec: str, max_images: int) -> Source:
@@ -232,14 +266,21 @@ def _tfds(spec: str, max_images: int) -> Source:
         )
     except ImagesError:
         raise
-    except (Exception, SystemExit) as error:  # TFDS raises AssertionError, ValueError, ImportError
+    except ImportError as error:
+        raise ImagesError(
+            f"Expected tensorflow-datasets and what it needs. Received: {error}. Run "
+            "pip install tensorflow-datasets importlib_resources, or give a folder."
+        ) from error
+    except (Exception, SystemExit) as error:  # TFDS raises AssertionError, ValueError, ...
         raise ImagesError(
             f"Expected a TensorFlow data set. Received: {spec!r}, which cannot be prepared: "
             f"{' '.join(str(error).split())[:400]}"
         ) from error
     count = min(max_images or count, count)
     if count == 0:
-        raise ImagesError(f"Expected pictures. Received: no images under {spec!r}. Check the split.")
+        raise ImagesError(
+            f"Expected pictures. Received: no images under {spec!r}. Check the split."
+        )
     whole = whole.take(count)
 
     def encoded(indices: np.ndarray) -> tf.data.Dataset:
@@ -259,16 +300,18 @@ def _tfds(spec: str, max_images: int) -> Source:
     info = builder.info.splits[split]
     entries = [(f"{builder.info.full_name}/{split}[:{count}]", count)]
     for path in getattr(info, "filepaths", []):
-        entries.append((os.path.basename(path), os.path.getsize(path) if os.path.exists(path) else 0))
+        entries.append(
+            (os.path.basename(path), os.path.getsize(path) if os.path.exists(path) else 0)
+        )
     return Source(spec, count, _digest(entries), encoded, read, mixed=True)
 
 
 def representative(source: Source, count: int) -> np.ndarray:
     """Indices of `count` pictures that stand for all (0: all): the first ones of a random order,
     else evenly spaced, since folders are sorted by class."""
-    if count <= 0 or count >= source.count:
-        return np.arange(source.count)
-    return np.arange(count) if source.mixed else np.arange(count) * source.count // count
+    if count <= 0 or count >= source.total:
+        return np.arange(source.total)
+    return np.arange(count) if source.mixed else np.arange(count) * source.total // count
 
 
 def batches(
@@ -314,7 +357,7 @@ def reason(source: Source, index: int, min_side: int = 1) -> dict[str, str]:
     try:
         name, encoded = source.read(index)
     except OSError as error:
-        path = os.path.basename(str(error.filename or index))
+        path = _printable(str(error.filename or index))
         return {"path": path, "reason": f"cannot be read ({error.strerror or error})"}
     why = decode.fault(encoded, min_side)
     if not why:
@@ -323,7 +366,12 @@ def reason(source: Source, index: int, min_side: int = 1) -> dict[str, str]:
             why = "could not be read the first time"
         except tf.errors.OpError as error:
             why = f"cannot be decoded ({_first_words(error.message)})"
-    return {"path": name, "reason": why}
+    return {"path": _printable(name), "reason": why}
+
+
+def _printable(name: str) -> str:
+    """A name that is not UTF-8 on the disk cannot be written as text either."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _first_words(message: str) -> str:

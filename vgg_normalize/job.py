@@ -19,8 +19,8 @@ from vgg_normalize import (
     devices,
     export,
     images,
-    measure,
     means,
+    measure,
     output,
     proof,
     report,
@@ -28,6 +28,7 @@ from vgg_normalize import (
     vgg,
 )
 from vgg_normalize.errors import OutputError, ProofError, UsageError
+from vgg_normalize.measure import State
 from vgg_normalize.progress import Progress, Stop, say
 from vgg_normalize.settings import BOUND, Settings
 
@@ -47,7 +48,12 @@ def run(settings: Settings, stop: Stop) -> None:
     if not devices.is_chief(strategy):
         _Job(settings, stop, strategy, None).measure()
         return
-    if settings.resume and report.is_finished(settings.output):
+    # What stands there may be the old one, and the run that was to replace it interrupted.
+    if (
+        settings.resume
+        and report.is_finished(settings.output)
+        and not (settings.overwrite and output.is_interrupted(settings.output))
+    ):
         say(f"{settings.output} is finished: nothing to do.")
         return
     with output.workplace(
@@ -124,12 +130,12 @@ class _Job:
             }
         )
 
-    def measure(self) -> tuple[measure.State, float]:
+    def measure(self) -> tuple[State, float]:
         """All sums, and images a second."""
         fingerprint = self.fingerprint()
         state = self._earlier(fingerprint)
         self.resumed_from = int(state.sums.images) if state else 0
-        progress = Progress(self.source.count, self.resumed_from)
+        progress = Progress(self.source.total, self.resumed_from)
         saved = self.resumed_from
         states = measure.measure(
             self.model,
@@ -171,7 +177,7 @@ class _Job:
             measure.save_state(self.place.checkpoint, state, fingerprint)
         return state, rate
 
-    def _earlier(self, fingerprint: str) -> measure.State | None:
+    def _earlier(self, fingerprint: str) -> State | None:
         """The checkpoint, if one is wanted; on several workers the chief's goes to all."""
         state = None
         if self.settings.resume and self.place is not None:
@@ -198,7 +204,7 @@ class _Job:
         ]
         for one in skipped:
             say(f"skipped {one['path']!r}: {one['reason']}")
-        facts = {
+        facts: dict[str, Any] = {
             "architecture": self.settings.architecture,
             "pooling": self.settings.pooling,
             "task": self.settings.task,
@@ -216,19 +222,21 @@ class _Job:
             },
             "images_per_second": rate,
         }
-        folder = self.place.empty_new()
+        with output.writing(self.place.new):
+            folder = self.place.empty_new()
         check = None
         if self.settings.task == "normalize":
             check = self._normalize(measured, folder, facts["settings"])
         facts["seconds"] = time.monotonic() - began
         facts["peak_memory_bytes"] = report.peak_memory()
-        if check is not None and not check.passed:
-            folder = self.place.empty_new()
-        measured.save(folder / "means.npz")
-        if check is not None and not check.passed:
-            (folder / "means.npz").unlink()
-        report.write(folder, facts, measured, check)
-        if check is None or check.passed:
+        passed = check is None or check.passed
+        with output.writing(folder):
+            if passed:
+                measured.save(folder / "means.npz")
+            else:
+                self.place.empty_new()
+            report.write(folder, facts, measured, check)
+        if check is None or passed:
             self.place.publish()
             say(report.summary(measured, check, self.settings.output))
             return
@@ -246,9 +254,7 @@ class _Job:
     ) -> proof.Check:
         """Write the artefacts, read them back, and compare them with the original."""
         normal = surgery.normalize(self.model, measured)
-        export.write(
-            normal, measured, folder, formats=self.settings.formats, settings=settings
-        )
+        export.write(normal, measured, folder, formats=self.settings.formats, settings=settings)
         forms = [form for form in export.FORMATS if form in self.settings.formats]
         read = export.reload(normal, folder, forms[0])
         for form in forms[1:]:
@@ -313,5 +319,3 @@ def require_environment() -> None:
                 f"Expected Keras' {key} to be {value}. Received: {found[key]!r}. Unset "
                 "KERAS_BACKEND and correct keras.json."
             )
-
-

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vgg_normalize import chain
+from vgg_normalize import chain, weights
 from vgg_normalize.errors import NetworkError
 
 # Below this share of its layer's average mean a filter counts as firing rarely.
@@ -201,16 +202,30 @@ def summing_step(
     network: keras.Model, dtype: tf.DType = tf.float64
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """The forward pass of a features model followed by `image_sums`, to be put in a tf.function."""
-    names = list(channels_of(network))
+    channels = channels_of(network)
+
+    def forward(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        found = network(image, training=False)
+        sums, positions = image_sums([found[name] for name in channels], dtype)
+        # A convolution fused with its ReLU makes 0 of a NaN, so the image is looked at itself.
+        finite = tf.reduce_all(tf.math.is_finite(image), axis=[1, 2, 3])
+        return tf.where(finite[:, None], sums, tf.constant(np.nan, dtype)), positions
+
+    def nothing() -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.zeros([0, sum(channels.values())], dtype), tf.zeros([len(channels)], dtype)
 
     def step(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        found = network(image, training=False)
-        return image_sums([found[name] for name in names], dtype)
+        # A device that has run out of images gets an empty batch, on which convolutions can fail.
+        if image.shape[0] == 0:
+            return nothing()
+        return tf.cond(tf.shape(image)[0] > 0, lambda: forward(image), nothing)
 
     return step
 
 
-def require_finite(s: np.ndarray, channels: Mapping[str, int], where: Callable[[int], str]) -> None:
+def require_finite(
+    s: np.ndarray, channels: Mapping[str, int], names: Sequence[Callable[[], str]]
+) -> None:
     """Raises NetworkError naming the first layer and image with a NaN or infinite activation."""
     bad = ~np.isfinite(s)
     if bad.any():
@@ -220,7 +235,7 @@ def require_finite(s: np.ndarray, channels: Mapping[str, int], where: Callable[[
         layer = list(channels)[int(np.searchsorted(ends, channel, side="right"))]
         raise NetworkError(
             f"Expected finite activations. Received: NaN or infinity in {layer} at "
-            f"{where(image)}. Check the weights and --preprocessing."
+            f"{names[image]()}. Check the weights and --preprocessing."
         )
 
 
@@ -238,16 +253,17 @@ def channel_means(
         The means with standard errors.
 
     Raises:
-        NetworkError: Not a chain, or an activation is not finite.
+        NetworkError: Not a chain, or a weight or an activation is not finite.
         ValueError: No images.
     """
     network = chain.features(model, layers)
+    weights.require_finite({s.layer.name: s.layer.get_weights() for s in chain.stages(model)})
     channels = channels_of(network)
     step = tf.function(summing_step(network), reduce_retracing=True)
     sums, done = zero(channels), 0
     for batch in batches:
         s, n = (tensor.numpy() for tensor in step(tf.convert_to_tensor(batch, tf.float32)))
-        require_finite(s, channels, lambda i, done=done: f"image {done + i}")  # type: ignore[misc]
+        require_finite(s, channels, [partial("image {}".format, done + i) for i in range(len(s))])
         sums += of_images(s, n, channels)
         done += len(s)
     if not done:

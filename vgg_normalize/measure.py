@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ def measure(
     state: State | None = None,
     strategy: tf.distribute.Strategy | None = None,
     max_skipped: int = 0,
-) -> Iterator[State]:
+) -> Generator[State, None, None]:
     """Measure a network on a source; yields the state whenever all workers agree on it.
 
     The first state is that of the beginning, the last that of the end.
@@ -101,7 +101,7 @@ def measure(
     channels = means.channels_of(network)
     state = start(channels, workers) if state is None else state
     yield state
-    shares = [np.arange(position, source.count, workers) for position in state.positions]
+    shares = [np.arange(position, source.total, workers) for position in state.positions]
     replicas = strategy.num_replicas_in_sync // workers
 
     def dataset(context: Any = None) -> tf.data.Dataset:
@@ -116,7 +116,8 @@ def measure(
         index, image = batch
         return index, *strategy.run(step, (image,))
 
-    local, seen, rounds = means.zero(channels), [], 0
+    local, rounds = means.zero(channels), 0
+    seen: list[int] = []
     try:
         for batch in batches:
             indices, sums, positions = (strategy.experimental_local_results(x) for x in run(batch))
@@ -125,7 +126,7 @@ def measure(
                     continue
                 where = [int(i) for i in index.numpy()]
                 s = s.numpy()
-                means.require_finite(s, channels, lambda i, at=where: _name(source, at[i]))
+                means.require_finite(s, channels, [partial(_name, source, i) for i in where])
                 local += means.of_images(s, n.numpy(), channels)
                 seen += where
             rounds += 1
@@ -144,7 +145,7 @@ def measure(
     _require_few(state, source, reading, max_skipped)
     if not state.sums.images:
         raise ImagesError(
-            f"Expected readable images. Received: none of the {source.count} under "
+            f"Expected readable images. Received: none of the {source.total} under "
             f"{source.name!r} can be read. Check --images."
         )
     yield state
@@ -183,7 +184,9 @@ def _exchange(
     position = int(state.positions[worker])
     after = seen[-1] + workers if seen else position
     if at_end:
-        after = max(position, int(shares[worker][-1]) + workers) if len(shares[worker]) else position
+        after = (
+            max(position, int(shares[worker][-1]) + workers) if len(shares[worker]) else position
+        )
     due = np.arange(position, after, workers)
     missing = np.setdiff1d(due, seen)
     if workers == 1:
@@ -198,16 +201,18 @@ def _exchange(
     total = _all_reduce(strategy, vector, replicas)
     sizes = np.cumsum([np.size(part) for part in local])
     parts = np.split(total, sizes)
-    added = means.Sums(*(part.reshape(np.shape(old)) for part, old in zip(parts, local, strict=False)))
+    added = means.Sums(
+        *(part.reshape(np.shape(old)) for part, old in zip(parts, local, strict=False))
+    )
     positions, counts = np.split(parts[-1], 2)
-    skipped = list(state.skipped)
+    all_skipped = list(state.skipped)
     if counts.sum():
         table = np.zeros((workers, int(counts.max())))
         table[worker, : len(missing)] = missing
         table = _all_reduce(strategy, table.ravel(), replicas).reshape(table.shape)
         for row, count in zip(table, counts, strict=True):
-            skipped += [int(index) for index in row[: int(count)]]
-    return State(state.sums + added, positions.astype(int), tuple(sorted(skipped)))
+            all_skipped += [int(index) for index in row[: int(count)]]
+    return State(state.sums + added, positions.astype(int), tuple(sorted(all_skipped)))
 
 
 def _all_reduce(strategy: tf.distribute.Strategy, vector: np.ndarray, replicas: int) -> np.ndarray:
@@ -229,9 +234,7 @@ def _name(source: images.Source, index: int) -> str:
         return f"image {index}"
 
 
-def _require_few(
-    state: State, source: images.Source, reading: Reading, max_skipped: int
-) -> None:
+def _require_few(state: State, source: images.Source, reading: Reading, max_skipped: int) -> None:
     if len(state.skipped) <= max_skipped:
         return
     example = images.reason(source, state.skipped[-1], reading.min_side)
@@ -287,7 +290,7 @@ def load_state(path: Path, settings: str) -> tuple[State | None, list[str]]:
             sums = means.Sums(*(arrays[field] for field in means.Sums._fields))
             skipped = tuple(int(index) for index in arrays["skipped"])
             state = State(sums, arrays["positions"], skipped)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
             complaints.append(f"checkpoint {candidate} is damaged ({error}); it is not used")
             continue
         if found != settings:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from vgg_normalize.errors import OutputError
 
@@ -55,15 +56,20 @@ class Workplace:
         self.new.mkdir()
         return self.new
 
+    @property
+    def old(self) -> Path:
+        return self.partial / "old"
+
     def publish(self, target: Path | None = None) -> None:
         """Give `new` its final name and forget the rest.  What stood there is replaced whole."""
         target = target or self.target
-        old = self.partial / "old"
         try:
             if target.exists() and any(target.iterdir()):
-                os.rename(target, old)
+                os.rename(target, self.old)
             os.rename(self.new, target)
         except OSError as error:
+            if self.old.exists() and not target.exists():
+                os.rename(self.old, target)
             raise OutputError(
                 f"Expected to rename to {target}. Received: {error.strerror}. Use a directory "
                 "that can be renamed (not a mount point) as --output."
@@ -78,52 +84,75 @@ def workplace(directory: str, *, overwrite: bool, resume: bool) -> Iterator[Work
     Raises:
         OutputError: It exists, cannot be written, or another run is writing it.
     """
-    target = Path(os.path.abspath(os.path.expanduser(directory)))
-    place = Workplace(target)
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise OutputError(
-            f"Expected a directory as output. Received: {target}, which is a "
-            f"{'link' if target.is_symlink() else 'file'}. Choose another --output."
-        )
-    try:
+    place = Workplace(_absolute(directory))
+    target = place.target
+    with writing(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise OutputError(
+                f"Expected a directory as output. Received: {target}, which is a "
+                f"{'link' if target.is_symlink() else 'file'}. Choose another --output."
+            )
         place.partial.mkdir(exist_ok=True)
         lock = (place.partial / "lock").open("w")
         lock.write("a run of vgg_normalize holds this\n")
         lock.flush()
-    except OSError as error:
-        raise OutputError(
-            f"Expected an output that can be written. Received: {target} "
-            f"({error.strerror}). Create its parent folder or choose another --output."
-        ) from error
     with lock:
         _lock(lock, target)
-        old = place.partial / "old"
-        if old.exists() and not target.exists():
-            os.rename(old, target)  # an earlier run was killed between two renames
         try:
-            if target.exists() and any(target.iterdir()) and not overwrite:
-                raise OutputError(
-                    f"Expected a new output. Received: {target}, which exists. Use --overwrite, "
-                    "or another --output."
-                )
-            if overwrite and not resume:
-                place.clear()
-            if place.has_checkpoint() and not resume:
-                raise OutputError(
-                    f"Expected a new output. Received: {place.partial}, the checkpoint of an "
-                    "interrupted run. Use --resume to go on, or --overwrite to start afresh."
-                )
+            with writing(target):
+                _prepare(place, overwrite, resume)
             yield place
         finally:
             if place.partial.exists() and not place.has_checkpoint():
                 shutil.rmtree(place.partial, ignore_errors=True)
 
 
-def _lock(file: object, target: Path) -> None:
+def _prepare(place: Workplace, overwrite: bool, resume: bool) -> None:
+    """Tidy up after an earlier run that was killed, and see that nothing is overwritten unasked."""
+    target = place.target
+    if place.old.exists():  # killed after the first of its two renames, or after both
+        shutil.rmtree(place.old) if target.exists() else os.rename(place.old, target)
+    if target.exists() and any(target.iterdir()) and not overwrite:
+        raise OutputError(
+            f"Expected a new output. Received: {target}, which exists. Use --overwrite, or another "
+            "--output."
+        )
+    if overwrite and not resume:
+        place.clear()
+    if place.has_checkpoint() and not resume:
+        raise OutputError(
+            f"Expected a new output. Received: {place.partial}, the checkpoint of an interrupted "
+            "run. Use --resume to go on, or --overwrite to start afresh."
+        )
+
+
+def is_interrupted(directory: str) -> bool:
+    """Whether a checkpoint waits for --resume."""
+    return Workplace(_absolute(directory)).has_checkpoint()
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raises OutputError where the disk is full or the path cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"Expected an output that can be written. Received: {target} "
+            f"({error.strerror or error}). Make room, create its parent folder or choose another "
+            "--output."
+        ) from error
+
+
+def _absolute(directory: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(directory)))
+
+
+def _lock(file: IO[str], target: Path) -> None:
     if fcntl is None:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[call-overload]
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise OutputError(
             f"Expected one run at a time. Received: {target}, which another run is writing. "

@@ -42,9 +42,9 @@ class Progress:
         if not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._done)
-        self._done = done
+        at_end, self._done = self._done < done == self._total, done
         now = time.monotonic()
-        if self._bar.disable and (now - self._said >= INTERVAL or done == self._total):
+        if self._bar.disable and (now - self._said >= INTERVAL or at_end):
             self._said = now
             rate = self.rate()
             left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
@@ -99,6 +99,7 @@ class Stop:
             self._deferring = False
 
     def raise_if_wanted(self) -> None:
+        """Obey a signal that was only noted."""
         if self.wanted is not None:
             raise Interrupted(self.wanted)
 

@@ -21,7 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vgg_normalize import chain, means as channel
+from vgg_normalize import chain
+from vgg_normalize import means as channel
 from vgg_normalize.means import Means
 
 FEATURE_TOLERANCE = 1e-4
@@ -162,10 +163,12 @@ def _read_outs(model: keras.Model, normal: keras.Model) -> list[keras.Model]:
 def _before_last_activation(network: keras.Model) -> keras.Model:
     """The read-out on shared weights, with its activation left out."""
     last = chain.stages(network)[-1]
+    tensors = chain.tensors(network)
     if last.activation is not last.layer:
-        return keras.Model(network.inputs[0], last.layer.output)
+        return keras.Model(network.inputs[0], tensors[last.layer.name])
+    before = list(tensors)[: list(tensors).index(last.layer.name)]
     linear = chain.copy_layer(last.layer, activation="linear")
-    output = linear(last.layer.input)
+    output = linear(tensors[before[-1]] if before else network.inputs[0])
     linear.set_weights(last.layer.get_weights())
     return keras.Model(network.inputs[0], output)
 
@@ -191,7 +194,9 @@ def describe(found: Check) -> str:
         f"mean deviation {found.worst_mean_deviation:.1e} (at most {MEAN_TOLERANCE:.0e})",
     ]
     if found.worst_output_error is not None:
-        parts.append(f"output error {found.worst_output_error:.1e} (at most {OUTPUT_TOLERANCE:.0e})")
+        parts.append(
+            f"output error {found.worst_output_error:.1e} (at most {OUTPUT_TOLERANCE:.0e})"
+        )
     if found.agreeing < 1:
         parts.append(f"{found.agreeing:.2%} of the means agree (at least {AGREEING_SHARE:.0%})")
     return ", ".join(parts) + f" on {found.images} images"

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from vgg_normalize import chain, weights as weight_files
+from vgg_normalize import chain
+from vgg_normalize import weights as weight_files
 from vgg_normalize.errors import NetworkError
 
 # Convolutions in each of the five blocks, and their filters.
@@ -179,9 +180,7 @@ def empty(
         )
         whole_block = i + 1 == len(names) or names[i + 1][5] != name[5]
         if whole_block and name != last_layer:
-            stack.append(
-                pool(2, strides=2, data_format="channels_last", name=f"block{block}_pool")
-            )
+            stack.append(pool(2, strides=2, data_format="channels_last", name=f"block{block}_pool"))
     size = None
     if include_top:
         size = CLASSIFIER_SIZE

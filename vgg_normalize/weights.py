@@ -36,10 +36,7 @@ def obtain(
     """
     if source == "random":
         return random(shapes, seed)
-    if source == "imagenet":
-        arrays = _imagenet(architecture, shapes)
-    else:
-        arrays = read(source, shapes)
+    arrays = _imagenet(architecture, shapes) if source == "imagenet" else read(source, shapes)
     require_finite(arrays)
     return arrays
 
@@ -63,10 +60,11 @@ def _imagenet(architecture: str, shapes: Shapes) -> Arrays:
     except Exception as error:  # Keras raises the bare Exception when a download fails
         suffix = "" if top else "_notop"
         name = f"{architecture}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
+        folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise NetworkError(
             f"Expected Keras' ImageNet weights of {architecture}. Received: "
             f"{_one_line(error)}. Connect to the network, or place {name} in "
-            f"{Path(keras.config.keras_home()) / 'models'}, or use --weights=PATH."
+            f"{folder}, or use --weights=PATH."
         ) from error
     return {name: tuple(model.get_layer(name).get_weights()) for name in shapes}  # type: ignore[misc]
 
@@ -160,7 +158,7 @@ def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
 
 def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
     with h5py.File(path) as file:
-        root = file["model_weights"] if "model_weights" in file else file
+        root = file.get("model_weights", file)
         if "layer_names" in root.attrs:
             return _legacy_h5(root)
         return _keras3_h5(root)

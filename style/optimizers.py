@@ -1,0 +1,373 @@
+"""Optimisers as pairs of pure functions: `init(x, ...)` and `step(state)`.
+
+A state is a NamedTuple of tensors: it goes through graphs, can be saved as it is, and going on
+from it gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+# (x) -> (objective, gradient, terms); terms are passed through.
+Objective = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, Any]]
+Precondition = Callable[[tf.Tensor], tf.Tensor]
+
+# Sufficient decrease and curvature of the Wolfe conditions, Nocedal and Wright, equations 3.7.
+DECREASE = 1e-4
+CURVATURE = 0.9
+# A pair counts when s.y exceeds this share of |s||y|.
+RELATIVE_CURVATURE = 1e-6
+# Trials in one line search, after which the best point so far is taken.
+TRIALS = 12
+# Root mean square change of the first step, in the unit of x.
+FIRST_CHANGE = 0.03
+
+
+class Optimizer(NamedTuple):
+    """Pure functions: `init(x)` -> state, `step(state)` -> state, one accepted step further."""
+
+    init: Callable[[tf.Tensor], Any]
+    step: Callable[[Any], Any]
+
+
+class State(NamedTuple):
+    """Where an L-BFGS run is.
+
+    Attributes:
+        x: The picture.
+        value: The objective there.
+        gradient: Its gradient there, divided by `scale`.
+        terms: What the objective said besides.
+        scale: The largest gradient at the start: objectives of any magnitude behave alike.
+        steps: Accepted steps.
+        evaluations: Of the objective and its gradient.
+        stalled: No further descent was found, or nothing finite.
+        s: The last differences of x, oldest first; zero where there is none yet.
+        y: Of the scaled gradients.
+        rho: 1 / (s.y), [m]; 0 where there is no pair.
+        gamma: Factor of the initial inverse Hessian.
+    """
+
+    x: tf.Tensor
+    value: tf.Tensor
+    gradient: tf.Tensor
+    terms: Any
+    scale: tf.Tensor
+    steps: tf.Tensor
+    evaluations: tf.Tensor
+    stalled: tf.Tensor
+    s: tuple[tf.Tensor, ...]
+    y: tuple[tf.Tensor, ...]
+    rho: tf.Tensor
+    gamma: tf.Tensor
+
+
+def dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """a.b over all entries."""
+    return tf.reduce_sum(a * b)
+
+
+def lbfgs(
+    objective: Objective,
+    *,
+    memory: int = 20,
+    precondition: Precondition | None = None,
+    first_change: float = FIRST_CHANGE,
+) -> Optimizer:
+    """L-BFGS: the two-loop recursion on an initial inverse Hessian gamma P.
+
+    gamma = s.y / y.P y of the last pair (Nocedal and Wright, equation 7.20, with P in place of the
+    identity).  A step is tried at length 1, and evaluated again only where the Wolfe conditions
+    fail: close to one evaluation a step.
+
+    Args:
+        objective: x -> (value, gradient, terms).
+        memory: Pairs that are kept, m.
+        precondition: P, symmetric positive definite; default: the identity.
+        first_change: Root mean square change of the first step that is tried.
+
+    Reference: Nocedal and Wright, "Numerical Optimization", 2nd edition, 2006, algorithms 7.4, 7.5
+    and 3.5.  The first step's length is ours.
+    """
+    apply = precondition or (lambda gradient: gradient)
+
+    def init(x: tf.Tensor) -> State:
+        value, gradient, terms = objective(x)
+        largest = tf.reduce_max(tf.abs(gradient))
+        usable = tf.math.is_finite(largest) & (largest > 0)
+        scale = tf.where(usable, largest, tf.ones_like(largest))
+        none = tuple(tf.zeros_like(x) for _ in range(memory))
+        return State(
+            x=x,
+            value=value,
+            gradient=gradient / scale,
+            terms=terms,
+            scale=scale,
+            steps=tf.constant(0),
+            evaluations=tf.constant(1),
+            stalled=tf.logical_not(usable & tf.math.is_finite(value)),
+            s=none,
+            y=none,
+            rho=tf.zeros([memory], x.dtype),
+            gamma=tf.constant(0, x.dtype),
+        )
+
+    def step(state: State) -> State:
+        direction = -two_loop(state, apply)
+        slope = dot(direction, state.gradient)
+        found = _line_search(objective, state, direction, slope)
+        s, y = found.x - state.x, found.gradient - state.gradient
+        curvature = dot(s, y)
+        enough = curvature > RELATIVE_CURVATURE * tf.sqrt(dot(s, s) * dot(y, y))
+        keep = found.moved & enough
+
+        def remembered() -> tuple[Any, ...]:
+            gamma = curvature / dot(y, apply(y))
+            rho = tf.concat([state.rho[1:], [1 / curvature]], 0)
+            return (*state.s[1:], s), (*state.y[1:], y), rho, gamma
+
+        def forgotten() -> tuple[Any, ...]:
+            return state.s, state.y, state.rho, state.gamma
+
+        kept_s, kept_y, rho, gamma = tf.cond(keep, remembered, forgotten)
+        # A search that failed along a direction from memory may succeed along the gradient.
+        fresh = tf.logical_not(found.moved) & (tf.reduce_max(tf.abs(state.rho)) > 0)
+        return State(
+            x=found.x,
+            value=found.value,
+            gradient=found.gradient,
+            terms=found.terms,
+            scale=state.scale,
+            steps=state.steps + tf.cast(found.moved, tf.int32),
+            evaluations=state.evaluations + found.evaluations,
+            stalled=tf.logical_not(found.moved) & tf.logical_not(fresh),
+            s=kept_s,
+            y=kept_y,
+            rho=tf.where(fresh, tf.zeros_like(rho), rho),
+            gamma=tf.where(fresh, tf.zeros_like(gamma), gamma),
+        )
+
+    def two_loop(state: State, apply: Precondition) -> tf.Tensor:
+        return inverse_hessian_product(
+            state.gradient, state.s, state.y, state.rho, state.gamma, apply, first_change
+        )
+
+    return Optimizer(init, step)
+
+
+def inverse_hessian_product(
+    gradient: tf.Tensor,
+    s: tuple[tf.Tensor, ...],
+    y: tuple[tf.Tensor, ...],
+    rho: tf.Tensor,
+    gamma: tf.Tensor,
+    apply: Precondition,
+    first_change: float,
+) -> tf.Tensor:
+    """H g by the two-loop recursion (Nocedal and Wright, algorithm 7.4).
+
+    Pairs with rho 0 change nothing.  Without any pair (gamma 0) the product is scaled to a root
+    mean square of `first_change`.
+    """
+    q = gradient
+    alphas = []
+    for i in reversed(range(len(s))):
+        alpha = rho[i] * dot(s[i], q)
+        alphas.append(alpha)
+        q = q - alpha * y[i]
+    q = apply(q)
+    size = tf.sqrt(tf.reduce_mean(tf.square(q)))
+    first = first_change / tf.where(size > 0, size, tf.ones_like(size))
+    q = q * tf.where(gamma > 0, gamma, first)
+    for i, alpha in zip(range(len(s)), reversed(alphas), strict=True):
+        beta = rho[i] * dot(y[i], q)
+        q = q + (alpha - beta) * s[i]
+    return q
+
+
+class _Trial(NamedTuple):
+    """A line search under way; lengths are in units of the direction."""
+
+    length: tf.Tensor  # the next to try
+    low: tf.Tensor  # the best length that decreases enough, 0 at first
+    low_value: tf.Tensor
+    low_slope: tf.Tensor
+    high: tf.Tensor  # a length known to be too long; 0 while there is none
+    x: tf.Tensor  # at `low`
+    value: tf.Tensor
+    gradient: tf.Tensor
+    terms: Any
+    evaluations: tf.Tensor
+    moved: tf.Tensor
+    done: tf.Tensor
+
+
+def _line_search(
+    objective: Objective, state: State, direction: tf.Tensor, slope: tf.Tensor
+) -> _Trial:
+    """A point that satisfies the Wolfe conditions, or the best that was seen.
+
+    Too long (no sufficient decrease, or not finite): interpolate between `low` and there.  Too
+    short (the slope is still steep): go further.  Values are compared divided by `scale`.
+    """
+    start_value = state.value / state.scale
+    zero = tf.zeros_like(slope)
+    # Values as they are rounded: near a minimum the decrease drowns in it.
+    noise = 1e-7 * tf.abs(start_value) if state.x.dtype == tf.float32 else zero
+
+    def going(trial: _Trial) -> tf.Tensor:
+        return tf.logical_not(trial.done) & (trial.evaluations < TRIALS)
+
+    def attempt(trial: _Trial) -> tuple[_Trial]:
+        x = state.x + trial.length * direction
+        value, gradient, terms = objective(x)
+        gradient = gradient / state.scale
+        scaled = value / state.scale
+        new_slope = dot(gradient, direction)
+        finite = tf.math.is_finite(value) & tf.math.is_finite(new_slope)
+        limit = start_value + DECREASE * trial.length * slope + noise
+        enough = finite & (scaled <= limit)
+        better = enough & ((scaled <= trial.low_value + noise) | tf.logical_not(trial.moved))
+        flat = tf.abs(new_slope) <= -CURVATURE * slope
+        # Beyond a minimum along the line: the slope points back.
+        beyond = better & (new_slope > 0)
+        too_long = tf.logical_not(better) | beyond
+        high = tf.where(too_long, trial.length, trial.high)
+        low = tf.where(better & tf.logical_not(beyond), trial.length, trial.low)
+        inside = _interpolate(
+            trial.low, trial.low_value, trial.low_slope, trial.length, scaled, new_slope
+        )
+        inside = tf.where(finite, inside, trial.low + 0.1 * (trial.length - trial.low))
+        longer = tf.where(high > 0, (low + high) / 2, trial.length * 4)
+        following = tf.where(too_long, inside, longer)
+
+        def choose(new: Any, old: Any) -> Any:
+            return tf.where(better, new, old)
+
+        return (
+            _Trial(
+                length=following,
+                low=low,
+                low_value=tf.where(low > trial.low, scaled, trial.low_value),
+                low_slope=tf.where(low > trial.low, new_slope, trial.low_slope),
+                high=high,
+                x=choose(x, trial.x),
+                value=choose(value, trial.value),
+                gradient=choose(gradient, trial.gradient),
+                terms=tf.nest.map_structure(choose, terms, trial.terms),
+                evaluations=trial.evaluations + 1,
+                moved=trial.moved | better,
+                done=better & flat,
+            ),
+        )
+
+    first = _Trial(
+        length=tf.ones_like(slope),
+        low=zero,
+        low_value=start_value,
+        low_slope=slope,
+        high=zero,
+        x=state.x,
+        value=state.value,
+        gradient=state.gradient,
+        terms=state.terms,
+        evaluations=tf.constant(0),
+        moved=tf.constant(False),
+        done=tf.logical_not(slope < 0),
+    )
+    return tf.while_loop(going, attempt, (first,), parallel_iterations=1)[0]
+
+
+def _interpolate(
+    a: tf.Tensor,
+    value_a: tf.Tensor,
+    slope_a: tf.Tensor,
+    b: tf.Tensor,
+    value_b: tf.Tensor,
+    slope_b: tf.Tensor,
+) -> tf.Tensor:
+    """The minimum of the cubic through two points with slopes, kept off both ends.
+
+    Reference: Nocedal and Wright, equation 3.59.
+    """
+    width = tf.where(a == b, tf.ones_like(b), b - a)
+    d1 = slope_a + slope_b - 3 * (value_b - value_a) / width
+    d2 = tf.sqrt(tf.nn.relu(d1 * d1 - slope_a * slope_b)) * tf.sign(width)
+    share = (slope_b + d2 - d1) / (slope_b - slope_a + 2 * d2)
+    share = tf.where(tf.math.is_finite(share), 1 - share, tf.constant(0.5, share.dtype))
+    return a + tf.clip_by_value(share, 0.1, 0.9) * width
+
+
+class AdamState(NamedTuple):
+    """Where an Adam run is; the fields that `State` has too mean the same."""
+
+    x: tf.Tensor
+    value: tf.Tensor
+    gradient: tf.Tensor
+    terms: Any
+    steps: tf.Tensor
+    evaluations: tf.Tensor
+    stalled: tf.Tensor
+    first: tf.Tensor
+    second: tf.Tensor
+
+
+def adam(
+    objective: Objective,
+    *,
+    learning_rate: float = 0.02,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """Adam (Kingma and Ba, ICLR 2015, algorithm 1), with the last finite point kept.
+
+    Args:
+        objective: x -> (value, gradient, terms).
+        learning_rate: In the unit of x.
+        beta_1: Decay of the first moment.
+        beta_2: Decay of the second.
+        epsilon: Relative to the largest gradient at the start would change the algorithm; as in
+            the paper it is absolute, in the gradient's unit.
+    """
+
+    def init(x: tf.Tensor) -> AdamState:
+        value, gradient, terms = objective(x)
+        zero = tf.zeros_like(x)
+        stalled = tf.logical_not(_all_finite(value, gradient))
+        one = tf.constant(1)
+        return AdamState(x, value, gradient, terms, tf.constant(0), one, stalled, zero, zero)
+
+    def step(state: AdamState) -> AdamState:
+        time = tf.cast(state.steps + 1, state.x.dtype)
+        first = beta_1 * state.first + (1 - beta_1) * state.gradient
+        second = beta_2 * state.second + (1 - beta_2) * tf.square(state.gradient)
+        rate = learning_rate * tf.sqrt(1 - beta_2**time) / (1 - beta_1**time)
+        # The paper's epsilon-hat form would move epsilon: this is algorithm 1 to the letter.
+        x = state.x - rate * first / (tf.sqrt(second) + epsilon * tf.sqrt(1 - beta_2**time))
+        value, gradient, terms = objective(x)
+        good = _all_finite(value, gradient)
+
+        def choose(new: Any, old: Any) -> Any:
+            return tf.where(good, new, old)
+
+        return AdamState(
+            x=choose(x, state.x),
+            value=choose(value, state.value),
+            gradient=choose(gradient, state.gradient),
+            terms=tf.nest.map_structure(choose, terms, state.terms),
+            steps=state.steps + tf.cast(good, tf.int32),
+            evaluations=state.evaluations + 1,
+            stalled=tf.logical_not(good),
+            first=choose(first, state.first),
+            second=choose(second, state.second),
+        )
+
+    return Optimizer(init, step)
+
+
+def _all_finite(value: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    return tf.math.is_finite(value) & tf.reduce_all(tf.math.is_finite(gradient))

@@ -1,0 +1,143 @@
+"""Runs of the command in processes of their own that die, lack disk space, or get signals.
+
+One server imports TensorFlow once and forks for each run: a second instead of five.  Run as a
+script this file is the server: one JSON line in for each run, one out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+DEADLINE = 120
+
+
+def forked(
+    *arguments: str,
+    root: Path | None = None,
+    die_at: int = 0,
+    begin: str = "",
+    largest_file: int = 0,
+    send: int = 0,
+    when: Path | None = None,
+) -> tuple[int, str]:
+    """Exit code (minus the signal that killed it) and stderr of one run.
+
+    Args:
+        arguments: Of the command.
+        root: Only changes of the disk below it count.
+        die_at: kill -9 just before this change of the disk (0: never).
+        begin: Count changes from the first one of a path that ends so.
+        largest_file: No file can grow beyond so many bytes (0: no limit).
+        send: A signal to send once `when` exists.
+        when: See `send`.
+    """
+    job = {"arguments": arguments, "root": str(root), "die_at": die_at, "begin": begin}
+    job |= {"largest_file": largest_file, "send": send, "when": str(when)}
+    server = _server()
+    server.stdin.write(json.dumps(job) + "\n")
+    server.stdin.flush()
+    code, stderr = json.loads(server.stdout.readline())
+    return code, stderr
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    # What killed runs leave of their temporary files goes with this folder.
+    folder = tempfile.mkdtemp()
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        env={**os.environ, "TMPDIR": folder},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    atexit.register(_end, server, folder)
+    return server
+
+
+def _end(server: subprocess.Popen[str], folder: str) -> None:
+    server.stdin.close()
+    server.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve() -> None:
+    import matplotlib.figure  # noqa: F401
+
+    from vgg_normalize import job  # noqa: F401
+
+    for line in sys.stdin:
+        # A pipe: a file would be subject to the limit on files.
+        reader, writer = os.pipe()
+        code = _fork(json.loads(line), writer)
+        os.close(writer)
+        with open(reader) as stderr:
+            print(json.dumps([code, stderr.read()]), flush=True)
+
+
+def _fork(job: dict, stderr: int) -> int:
+    child = os.fork()
+    if child == 0:
+        os.dup2(stderr, 2)
+        os.dup2(stderr, 1)
+        _run(job)
+    deadline, sent = time.monotonic() + DEADLINE, not job["send"]
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if not sent and Path(job["when"]).exists():
+            os.kill(child, job["send"])
+            sent = True
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _run(job: dict) -> None:
+    from vgg_normalize.__main__ import main
+
+    count, counting = 0, not job["begin"]
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal count, counting
+        writes = event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+        if not (writes or event in CHANGES) or job["root"] not in str(arguments[0]):
+            return
+        counting = counting or str(arguments[0]).endswith(job["begin"])
+        count += counting
+        if count == job["die_at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if job["die_at"]:
+        sys.addaudithook(hook)
+    if job["largest_file"]:
+        # Python ignores SIGXFSZ, so that a write beyond the limit fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"],) * 2)
+    code = 99
+    try:
+        code = main(["vgg_normalize", *job["arguments"]])
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

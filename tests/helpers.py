@@ -1,0 +1,147 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+# Real material, for development only: tests that use it are skipped where it is not.
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# As in VGG only the last two are equal, so that VGG16 and VGG19 differ in shape too.
+SMALL_FILTERS = (4, 6, 7, 8, 8)
+# A network of two layers on small images: a run takes about a second.
+TINY = ("--weights=random", "--last_layer=block1_conv2", "--image_size=32", "--batch_size=2")
+
+
+def images(count: int = 4, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
+    """Random images, each of its own brightness, so that their means differ."""
+    random = np.random.default_rng(seed)
+    brightness = random.uniform(0.3, 1, (count, 1, 1, 1))
+    return (random.random((count, height, width, 3)) * brightness).astype(np.float32)
+
+
+def draw_weights(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Random kernels (He) and biases, in place: Keras' own biases are zero, which hides faults."""
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        deviation = 0.1 if len(weight.shape) == 1 else np.sqrt(2 / np.prod(weight.shape[:-1]))
+        weight.assign(random.normal(0, deviation, weight.shape))
+    return model
+
+
+def small_vgg(
+    monkeypatch: pytest.MonkeyPatch, filters: tuple[int, ...] = SMALL_FILTERS, side: int = 64
+) -> None:
+    """All layers of VGG, but few filters: `build` takes milliseconds."""
+    from vgg_normalize import vgg
+
+    monkeypatch.setattr(vgg, "FILTERS", filters)
+    monkeypatch.setattr(vgg, "CLASSIFIER", {"fc1": 10, "fc2": 9, "predictions": 7})
+    monkeypatch.setattr(vgg, "CLASSIFIER_SIZE", side)
+
+
+def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter with no GPU."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **environment,
+        },
+    )
+
+
+def command(*arguments: str) -> int:
+    """The exit code of the command, run in this process, whose signal handlers stay."""
+    from vgg_normalize.__main__ import main
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return main(["vgg_normalize", *arguments])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def refused(capsys, code: int, *arguments: str) -> str:
+    """The one line with which the command refuses: what was expected, what came, what to do."""
+    capsys.readouterr()
+    found = command(*arguments)
+    text = capsys.readouterr().err
+    lines = text.splitlines()
+    assert (found, len(lines)) == (code, 1), text
+    assert lines[0].startswith("vgg-normalize: ")
+    return lines[0]
+
+
+def pictures(folder: Path, count: int, side: int = 32) -> Path:
+    """A folder with so many small pictures, always the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(7)
+    for i in range(count):
+        pixels = random.integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:04}.png")
+    return folder
+
+
+def arrays(path: Path) -> dict[str, bytes]:
+    """The arrays of an .npz, as bytes: for comparing to the last bit."""
+    with np.load(path) as file:
+        return {key: file[key].tobytes() for key in file.files}
+
+
+def picture(height: int = 61, width: int = 97, seed: int = 0) -> np.ndarray:
+    """Smooth colours, as in a photograph, uint8 [height, width, 3]: a JPEG keeps what they are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encode(pixels: np.ndarray | Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """The bytes of an image file, by Pillow."""
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiny_chain(seed: int = 0) -> keras.Model:
+    """Two convolutions with a pooling between them, for images of any size."""
+    return draw_weights(
+        keras.Sequential(
+            [
+                keras.Input((None, None, 3)),
+                keras.layers.Conv2D(5, 3, padding="same", activation="relu", name="first"),
+                keras.layers.MaxPooling2D(),
+                keras.layers.Conv2D(7, 3, padding="same", activation="relu", name="second"),
+            ]
+        ),
+        seed,
+    )
+
+
+def identity_chain() -> keras.Model:
+    """One layer whose activations are the image itself, exactly, whatever the batch."""
+    layer = keras.layers.Conv2D(3, 1, activation="relu", name="same")
+    model = keras.Sequential([keras.Input((None, None, 3)), layer])
+    layer.set_weights([np.eye(3, dtype=np.float32)[None, None], np.zeros(3, np.float32)])
+    return model
+
+
+def trap(path: Path) -> keras.layers.Lambda:
+    """A layer with code of its own, which leaves a file when it runs."""
+    trace = str(path)
+    return keras.layers.Lambda(lambda x: (open(trace, "w").close(), x)[1], output_shape=(32, 32, 3))
