@@ -144,4 +144,4 @@ def identity_chain() -> keras.Model:
 def trap(path: Path) -> keras.layers.Lambda:
     """A layer with code of its own, which leaves a file when it runs."""
     trace = str(path)
-    return keras.layers.Lambda(lambda x: (open(trace, "w").close(), x)[1], output_shape=(32, 32, 3))
+    return keras.layers.Lambda(lambda x: (open(trace, "w").close(), x)[1])
