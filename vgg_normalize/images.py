@@ -38,6 +38,10 @@ EXTENSIONS = frozenset(
     ]
 )
 
+_CORES = os.cpu_count() or 1
+# Batches that wait decoded while the network computes.
+PREFETCH = 2
+
 
 class Source(NamedTuple):
     """Encoded pictures in a fixed order.
@@ -154,7 +158,7 @@ def _folder(spec: str, root: Path, max_images: int, seed: int, shuffle: bool) ->
         chosen = [os.fsencode(paths[i]) for i in indices]
         both = tf.data.Dataset.from_tensor_slices((indices, tf.constant(chosen, tf.string)))
         return both.map(
-            lambda index, path: (index, tf.io.read_file(path)), num_parallel_calls=tf.data.AUTOTUNE
+            lambda index, path: (index, tf.io.read_file(path)), num_parallel_calls=_CORES
         )
 
     def read(index: int) -> tuple[str, bytes]:
@@ -345,11 +349,14 @@ def batches(
             encoded = tf.identity(encoded)
         return index, decode.resize(decode.decode(encoded), resize, image_size)
 
+    options = tf.data.Options()
+    # The tuner gains nothing here, and ending a data set waits seconds for its thread.
+    options.autotune.enabled = False
     images = source.encoded(indices)
-    images = images.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    images = images.map(load, num_parallel_calls=_CORES, deterministic=True)
     images = images.ignore_errors()
     images = images.batch(1 if resize == "none" else batch_size)
-    return images.prefetch(tf.data.AUTOTUNE)
+    return images.prefetch(PREFETCH).with_options(options)
 
 
 def reason(source: Source, index: int, min_side: int = 1) -> dict[str, str]:

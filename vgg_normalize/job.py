@@ -303,19 +303,3 @@ def versions() -> dict[str, str]:
         "pillow": PIL.__version__,
         "platform": platform.platform(),
     }
-
-
-def require_environment() -> None:
-    """Raises UsageError unless Keras runs on TensorFlow, channels last, in float32."""
-    found = {
-        "backend": keras.config.backend(),
-        "image_data_format": keras.config.image_data_format(),
-        "floatx": keras.config.floatx(),
-    }
-    expected = {"backend": "tensorflow", "image_data_format": "channels_last", "floatx": "float32"}
-    for key, value in expected.items():
-        if found[key] != value:
-            raise UsageError(
-                f"Expected Keras' {key} to be {value}. Received: {found[key]!r}. Unset "
-                "KERAS_BACKEND and correct keras.json."
-            )

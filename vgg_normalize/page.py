@@ -16,8 +16,14 @@ from vgg_normalize.means import Means
 from vgg_normalize.proof import Check
 
 
-def figure(values: Mapping[str, np.ndarray], title: str, ylabel: str) -> str:
-    """The distribution of channel means by layer on a logarithmic axis: an <img> element."""
+def figure(values: Mapping[str, np.ndarray], title: str, span: Sequence[float]) -> str:
+    """The distribution of channel means by layer on a logarithmic axis: an <img> element.
+
+    Args:
+        values: Layer name to means; only positive ones are drawn.
+        title: What they are.
+        span: Means that the axis must reach besides, so that two figures have the same one.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -41,10 +47,9 @@ def figure(values: Mapping[str, np.ndarray], title: str, ylabel: str) -> str:
         )
         axes.axhline(1, color="#777777", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, 0.1), max(high, 10))
+        axes.set_ylim(min(0.1, *span) / 2, max(10.0, *span) * 2)
         axes.set_xticks(range(len(living)), list(living), rotation=40, ha="right")
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel("mean activation")
         axes.set_title(title, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         buffer = io.BytesIO()
@@ -80,15 +85,17 @@ def page(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
     title = (
         f"{name}: audit of channel means" if audit else f"{name} normalised to mean activation one"
     )
+    living = np.concatenate([mean[mean > 0] for mean in means.mean.values()])
+    span = (living.min(), living.max()) if len(living) else (1.0,)
     after = ""
     if check is not None:
-        after = figure(check.mean_after, "After normalisation", "mean activation")
+        after = figure(check.mean_after, "After normalisation", span)
     body = [
         f"<h1>{title}</h1>",
         f'<p class="lead">{_source_line(content)}</p>',
         _verdict_box(content, means, check),
         "<h2>Channel means by layer</h2>",
-        figure(means.mean, "As measured" if audit else "Before normalisation", "mean activation"),
+        figure(means.mean, "As measured" if audit else "Before normalisation", span),
         after,
         "<p>Each dot is one filter: the mean of its activation after ReLU over all positions of "
         "all images. Boxes span the quartiles, whiskers 1.5 times that; the dashed line is 1."

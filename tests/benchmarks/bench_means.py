@@ -93,7 +93,9 @@ def main() -> None:
             if worker is not None:
                 answer = worker.ask("means", batch=batch, repeats=max(options.count // batch, 1))
                 rates["pytorch"].append(batch / answer["seconds"])
-            print(f"round {i + 1}:", {k: round(v[-1], 2) for k, v in rates.items() if v}, flush=True)
+            print(
+                f"round {i + 1}:", {k: round(v[-1], 2) for k, v in rates.items() if v}, flush=True
+            )
         medians = {name: float(np.median(values)) for name, values in rates.items() if values}
         paired = {
             other: float(np.median(np.array(rates["tool"]) / np.array(rates[other])))
