@@ -49,6 +49,7 @@ setup(
     entry_points={
         "console_scripts": [
             "vgg-normalize=vgg_normalize.__main__:console",
+            "style-transfer=style.__main__:console",
         ]
     },
 )

@@ -44,7 +44,8 @@ class State(NamedTuple):
         scale: The largest gradient at the start: objectives of any magnitude behave alike.
         steps: Accepted steps.
         evaluations: Of the objective and its gradient.
-        stalled: No further descent was found, or nothing finite.
+        stalled: No further descent was found.
+        finite: Whether the last search met anything finite.
         s: The last differences of x, oldest first; zero where there is none yet.
         y: Of the scaled gradients.
         rho: 1 / (s.y), [m]; 0 where there is no pair.
@@ -59,6 +60,7 @@ class State(NamedTuple):
     steps: tf.Tensor
     evaluations: tf.Tensor
     stalled: tf.Tensor
+    finite: tf.Tensor
     s: tuple[tf.Tensor, ...]
     y: tuple[tf.Tensor, ...]
     rho: tf.Tensor
@@ -109,6 +111,7 @@ def lbfgs(
             steps=tf.constant(0),
             evaluations=tf.constant(1),
             stalled=tf.logical_not(usable & tf.math.is_finite(value)),
+            finite=tf.math.is_finite(largest) & tf.math.is_finite(value),
             s=none,
             y=none,
             rho=tf.zeros([memory], x.dtype),
@@ -144,6 +147,7 @@ def lbfgs(
             steps=state.steps + tf.cast(found.moved, tf.int32),
             evaluations=state.evaluations + found.evaluations,
             stalled=tf.logical_not(found.moved) & tf.logical_not(fresh),
+            finite=found.finite,
             s=kept_s,
             y=kept_y,
             rho=tf.where(fresh, tf.zeros_like(rho), rho),
@@ -202,6 +206,7 @@ class _Trial(NamedTuple):
     terms: Any
     evaluations: tf.Tensor
     moved: tf.Tensor
+    finite: tf.Tensor
     done: tf.Tensor
 
 
@@ -260,6 +265,7 @@ def _line_search(
                 terms=tf.nest.map_structure(choose, terms, trial.terms),
                 evaluations=trial.evaluations + 1,
                 moved=trial.moved | better,
+                finite=trial.finite | finite,
                 done=better & flat,
             ),
         )
@@ -276,6 +282,7 @@ def _line_search(
         terms=state.terms,
         evaluations=tf.constant(0),
         moved=tf.constant(False),
+        finite=tf.logical_not(slope < 0),
         done=tf.logical_not(slope < 0),
     )
     return tf.while_loop(going, attempt, (first,), parallel_iterations=1)[0]
@@ -311,6 +318,7 @@ class AdamState(NamedTuple):
     steps: tf.Tensor
     evaluations: tf.Tensor
     stalled: tf.Tensor
+    finite: tf.Tensor
     first: tf.Tensor
     second: tf.Tensor
 
@@ -337,9 +345,19 @@ def adam(
     def init(x: tf.Tensor) -> AdamState:
         value, gradient, terms = objective(x)
         zero = tf.zeros_like(x)
-        stalled = tf.logical_not(_all_finite(value, gradient))
-        one = tf.constant(1)
-        return AdamState(x, value, gradient, terms, tf.constant(0), one, stalled, zero, zero)
+        finite = _all_finite(value, gradient)
+        return AdamState(
+            x=x,
+            value=value,
+            gradient=gradient,
+            terms=terms,
+            steps=tf.constant(0),
+            evaluations=tf.constant(1),
+            stalled=tf.logical_not(finite),
+            finite=finite,
+            first=zero,
+            second=zero,
+        )
 
     def step(state: AdamState) -> AdamState:
         time = tf.cast(state.steps + 1, state.x.dtype)
@@ -362,6 +380,7 @@ def adam(
             steps=state.steps + tf.cast(good, tf.int32),
             evaluations=state.evaluations + 1,
             stalled=tf.logical_not(good),
+            finite=good,
             first=choose(first, state.first),
             second=choose(second, state.second),
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import encode, identity_chain, picture, python, tiny_chain
 
-from vgg_normalize import images, means, measure
+from vgg_normalize import checkpoint, images, means, measure
 from vgg_normalize.errors import ImagesError, NetworkError, OutputError
 
 CHANNELS = {"first": 5, "second": 7}
@@ -288,9 +288,12 @@ def test_case_49_a_checkpoint_of_other_settings_is_refused(tmp_path, whole):
 
 
 def test_a_fingerprint_depends_on_every_setting_and_not_on_their_order():
-    one = measure.fingerprint({"seed": 1, "images": "a"})
-    assert one == measure.fingerprint({"images": "a", "seed": 1})
-    assert len({one, measure.fingerprint({"seed": 2, "images": "a"}), measure.fingerprint({})}) == 3
+    one = checkpoint.fingerprint({"seed": 1, "images": "a"})
+    assert one == checkpoint.fingerprint({"images": "a", "seed": 1})
+    assert (
+        len({one, checkpoint.fingerprint({"seed": 2, "images": "a"}), checkpoint.fingerprint({})})
+        == 3
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

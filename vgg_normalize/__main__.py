@@ -104,10 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     values = flags.FlagValues()
     define_flags(values)
-    return command.run(NAME, __doc__ or "", values, DEFAULTS, ("images", "output"), _start, argv)
+    return command.run(
+        NAME,
+        __doc__ or "",
+        values,
+        DEFAULTS,
+        ("images", "output"),
+        _start,
+        argv,
+        less_memory="Lower --batch_size or --image_size.",
+    )
 
 
-def _start(settings: dict[str, Any], stop: Stop) -> None:
+def _start(settings: dict[str, Any], given: set[str], stop: Stop) -> None:
     """The heavy imports come only now: a wrong flag is answered at once."""
     with command.starting_tensorflow():
         from vgg_normalize import job

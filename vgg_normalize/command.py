@@ -23,8 +23,10 @@ def run(
     values: flags.FlagValues,
     wanted: Iterable[str],
     required: Sequence[str],
-    work: Callable[[dict[str, Any], Stop], None],
+    work: Callable[[dict[str, Any], set[str], Stop], None],
     argv: Sequence[str] | None,
+    *,
+    less_memory: str,
 ) -> int:
     """Parse the flags and do the work; every error becomes one line and an exit code.
 
@@ -34,8 +36,9 @@ def run(
         values: The flags, defined but not parsed.
         wanted: Names of those that the work gets.
         required: Names of those that must be given.
-        work: (flag name to value, stop).
+        work: (flag name to value, names of those that were given, stop).
         argv: Program name and arguments; default: the process's.
+        less_memory: What to do where memory runs out.
     """
     flags.DEFINE_bool("help", False, "Show this help.", short_name="?", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
@@ -46,7 +49,7 @@ def run(
         arguments = list(sys.argv if argv is None else argv)
         settings = _parse(usage, values, list(wanted), required, arguments)
         if settings is not None:
-            work(settings, stop)
+            work(settings, {flag for flag in settings if values[flag].present}, stop)
     except errors.Error as error:
         if values.is_parsed() and values.debug:
             traceback.print_exc()
@@ -58,15 +61,11 @@ def run(
     except Exception as error:
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
-        print(f"{name}: {_NO_MEMORY}", file=sys.stderr)
+        print(
+            f"{name}: Expected enough memory. Received: none left. {less_memory}", file=sys.stderr
+        )
         return errors.DevicesError.exit_code
     return 0
-
-
-_NO_MEMORY = (
-    "Expected enough memory. Received: none left. Lower the batch size, the size of the picture or "
-    "the tile."
-)
 
 
 def _parse(

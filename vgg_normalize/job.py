@@ -16,6 +16,7 @@ import tensorflow as tf
 from vgg_normalize import (
     __version__,
     chain,
+    checkpoint,
     devices,
     export,
     images,
@@ -120,7 +121,7 @@ class _Job:
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         bound = {name: getattr(self.settings, name) for name in BOUND}
         replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
-        return measure.fingerprint(
+        return checkpoint.fingerprint(
             {
                 **bound,
                 "weights": digest.hexdigest(),
@@ -149,7 +150,8 @@ class _Job:
             for state in states:
                 done = int(state.sums.images)
                 error = measure.worst_error(state.sums, self.channels) if done > 1 else None
-                progress.update(done + len(state.skipped), error)
+                note = "" if error is None else f"error {error:.2%}"
+                progress.update(done + len(state.skipped), note)
                 enough = (
                     self.settings.target_error > 0
                     and error is not None

@@ -8,9 +8,6 @@ with the same bits.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vgg_normalize import chain, images, means
-from vgg_normalize.errors import DevicesError, ImagesError, OutputError
+from vgg_normalize import chain, checkpoint, images, means
+from vgg_normalize.errors import DevicesError, ImagesError
 
 # Rounds (a batch for every replica) between two exchanges of sums among workers.
 ROUNDS = 8
@@ -244,62 +241,19 @@ def _require_few(state: State, source: images.Source, reading: Reading, max_skip
     )
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """One number for everything that a checkpoint must agree on."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
 def save_state(path: Path, state: State, settings: str) -> None:
-    """Write a checkpoint beside and rename; the one before it stays as `<name>.previous`."""
-    beside = path.with_suffix(".writing")
-    try:
-        with beside.open("wb") as file:
-            np.savez(
-                file,
-                settings=np.array(settings),
-                positions=state.positions,
-                skipped=np.array(state.skipped, np.int64),
-                **state.sums._asdict(),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, path.with_suffix(".previous"))
-        os.replace(beside, path)
-    except OSError as error:
-        raise OutputError(
-            f"Expected to write a checkpoint. Received: {path}: {error.strerror or error}. "
-            "Make room and go on with --resume."
-        ) from error
+    """Write a checkpoint (see `checkpoint.save`)."""
+    arrays = {"positions": state.positions, "skipped": np.array(state.skipped, np.int64)}
+    checkpoint.save(path, {**arrays, **state.sums._asdict()}, settings)
 
 
 def load_state(path: Path, settings: str) -> tuple[State | None, list[str]]:
-    """The last checkpoint that can be read, or None, and what was wrong with the others.
-
-    Raises:
-        OutputError: The checkpoint was made with other settings or images.
-    """
-    complaints = []
-    for candidate in (path, path.with_suffix(".previous")):
-        if not candidate.exists():
-            continue
-        try:
-            with np.load(candidate, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-            found = str(arrays["settings"])
-            sums = means.Sums(*(arrays[field] for field in means.Sums._fields))
-            skipped = tuple(int(index) for index in arrays["skipped"])
-            state = State(sums, arrays["positions"], skipped)
-        except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
-            complaints.append(f"checkpoint {candidate} is damaged ({error}); it is not used")
-            continue
-        if found != settings:
-            raise OutputError(
-                f"Expected a checkpoint of this run. Received: {candidate}, made with other "
-                "settings, weights or images. Use the same flags, or --overwrite to start afresh."
-            )
-        return state, complaints
-    return None, complaints
+    """The last good checkpoint, or None, and what was wrong (see `checkpoint.load`)."""
+    arrays, complaints = checkpoint.load(path, settings)
+    if arrays is None:
+        return None, complaints
+    sums = means.Sums(*(arrays[field] for field in means.Sums._fields))
+    return State(sums, arrays["positions"], tuple(arrays["skipped"].tolist())), complaints
 
 
 def share(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from vgg_normalize import checkpoint
 from vgg_normalize.errors import OutputError
 
 try:
@@ -42,7 +43,7 @@ class Workplace:
         return self.partial / "new"
 
     def has_checkpoint(self) -> bool:
-        return self.checkpoint.exists() or self.checkpoint.with_suffix(".previous").exists()
+        return checkpoint.exists(self.checkpoint)
 
     def clear(self) -> None:
         """Forget the checkpoint and whatever was written so far."""

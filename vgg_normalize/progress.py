@@ -22,23 +22,25 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """Images done, images a second, time left, and the error so far."""
+    """How many are done, how many a second, the time left, and a note."""
 
-    def __init__(self, total: int, done: int = 0, title: str = "measuring") -> None:
+    def __init__(
+        self, total: int, done: int = 0, title: str = "measuring", unit: str = "image"
+    ) -> None:
         self._bar = tqdm(
             total=total,
             initial=done,
             desc=title,
-            unit="image",
+            unit=unit,
             smoothing=0.1,
             disable=not sys.stderr.isatty(),
         )
-        self._title, self._total, self._first, self._done = title, total, done, done
+        self._title, self._unit, self._total = title, unit, total
+        self._first = self._done = done
         self._began = self._said = time.monotonic()
 
-    def update(self, done: int, error: float | None = None) -> None:
-        """Say that so many images are done."""
-        note = "" if error is None else f"error {error:.2%}"
+    def update(self, done: int, note: str = "") -> None:
+        """Say that so many are done, and a note."""
         if not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._done)
@@ -49,10 +51,12 @@ class Progress:
             rate = self.rate()
             left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
             note = f", {note}" if note else ""
-            say(f"{self._title} {done}/{self._total} images, {rate:.1f} images/s{left}{note}")
+            say(
+                f"{self._title} {done}/{self._total} {self._unit}s, {rate:.1f} {self._unit}s/s{left}{note}"
+            )
 
     def rate(self) -> float:
-        """Images a second since the beginning."""
+        """How many a second since the beginning."""
         seconds = time.monotonic() - self._began
         return (self._done - self._first) / seconds if seconds > 0 else 0.0
 

@@ -1,0 +1,146 @@
+"""`python -m style`: style transfer, texture synthesis, inversion and amalgamation.
+
+python -m style --flagfile configs/transfer.cfg
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from style.settings import STYLE_WEIGHTS, TASKS, UNUSED, Settings
+from vgg_normalize import command
+from vgg_normalize.errors import UsageError
+from vgg_normalize.progress import Stop, say
+
+NAME = "style"
+DEFAULTS: dict[str, Any] = {
+    field.name: None if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(Settings)
+}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of the command, with the defaults of `Settings`."""
+
+    def add(kind: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        default = DEFAULTS[name]
+        default = list(default) if isinstance(default, tuple) else default
+        kind(name, default, *args, flag_values=values, **kwargs)
+
+    string, number = flags.DEFINE_string, flags.DEFINE_float
+    whole, choice, several = flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_list
+    add(choice, "task", list(TASKS), "What to make.")
+    add(string, "model", "Directory that vgg_normalize saved.")
+    add(string, "content", "Content picture.")
+    add(several, "style", "Style pictures.")
+    add(several, "style_blend", "Weights of the styles (equal).")
+    add(string, "output", "Picture to write: .png, .jpg or .tif.")
+    add(whole, "size", "Long side of the result in pixels.", lower_bound=1)
+    add(number, "style_scale", "The style's long side is size times this.", lower_bound=0.01)
+    add(several, "content_layers", "LAYER:WEIGHT, ... (block4_conv2:1, or the deepest there is).")
+    add(several, "style_layers", "LAYER:WEIGHT, ... (blockK_conv1:1 for K = 1 to 5).")
+    add(number, "content_weight", "Factor of the content.", lower_bound=0.0)
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in STYLE_WEIGHTS.items())
+    add(number, "style_weight", f"Factor of the style ({weights}).", lower_bound=0.0)
+    add(number, "tv_weight", "Factor of total variation (0; inversion 0.03).", lower_bound=0.0)
+    add(number, "norm_weight", "inversion: factor of the alpha norm.", lower_bound=0.0)
+    add(number, "tv_beta", "inversion: exponent of the total variation.", lower_bound=0.5)
+    add(choice, "style_loss", list(STYLE_WEIGHTS), "How styles are compared.")
+    add(string, "init", "content, style, noise or a picture (content; style; noise by task).")
+    add(whole, "seed", "Of noise and samples.", lower_bound=0)
+    add(choice, "optimizer", ["lbfgs", "adam"], "How to minimise.")
+    add(whole, "steps", "Evaluations of the objective at the final size.", lower_bound=1)
+    add(whole, "scales", "Coarse to fine over so many sizes, each twice the last.", lower_bound=1)
+    add(whole, "memory", "Pairs that L-BFGS keeps.", lower_bound=1)
+    add(number, "smoothing", "L-BFGS: exponent a of the preconditioner 1/f^2a.", lower_bound=0.0)
+    add(number, "learning_rate", "Of Adam.", lower_bound=0.0)
+    add(
+        choice,
+        "preserve_color",
+        ["none", "luminance", "match"],
+        "Keep the content's colours: transfer luminance only, or recolour the style first.",
+    )
+    add(choice, "color_root", ["symmetric", "cholesky"], "How match maps colours.")
+    add(several, "content_mask", "Where each style goes: one grey picture a style.")
+    add(several, "style_mask", "Which part of each style picture is used.")
+    add(whole, "tile", "Compute by tiles of so many pixels (0: the whole picture).", lower_bound=0)
+    add(whole, "bits", "Bits a channel: 8, or 16 for .png.", lower_bound=8, upper_bound=16)
+    add(string, "log", "JSON lines: one for the start and for each step.")
+    add(whole, "preview_every", "Write the picture every so many steps.", lower_bound=0)
+    add(string, "animation", "GIF of the run.")
+    add(string, "checkpoint", "Directory for checkpoints.")
+    add(whole, "checkpoint_every", "Steps between two checkpoints.", lower_bound=1)
+    add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    values = flags.FlagValues()
+    define_flags(values)
+    return command.run(
+        NAME,
+        __doc__ or "",
+        values,
+        DEFAULTS,
+        ("model", "output"),
+        _start,
+        argv,
+        less_memory="Lower --size or --memory.",
+    )
+
+
+def _start(settings: dict[str, Any], given: set[str], stop: Stop) -> None:
+    """The heavy imports come only now: a wrong flag is answered at once."""
+    parsed = parse(settings)
+    unused = sorted(given & set(UNUSED[parsed.task]))
+    if unused:
+        say(f"--task={parsed.task} does not use {', '.join('--' + name for name in unused)}")
+    with command.starting_tensorflow():
+        from style import job
+    job.run(parsed, stop)
+
+
+def parse(settings: dict[str, Any]) -> Settings:
+    """Flags as strings and lists into settings.
+
+    Raises:
+        UsageError: A value has not the form that its flag asks for.
+    """
+    made = dict(settings)
+    for name in ("content_layers", "style_layers"):
+        made[name] = tuple(_layer(name, text) for text in settings[name])
+    made["style_blend"] = tuple(_number("style_blend", text) for text in settings["style_blend"])
+    for name in ("style", "content_mask", "style_mask"):
+        made[name] = tuple(settings[name])
+    return Settings(**made)
+
+
+def _layer(flag: str, text: str) -> tuple[str, float]:
+    name, colon, weight = text.partition(":")
+    return name.strip(), _number(flag, weight) if colon else 1.0
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(
+            f"Expected weights of 0 or more in --{flag}. Received: {text!r}. Correct it."
+        )
+    return value
+
+
+def console() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

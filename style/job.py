@@ -1,0 +1,476 @@
+"""One run of the command: pictures and settings -> objective -> steps -> a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import vgg_normalize as vn
+from style import image, objective, synthesis
+from style.settings import (
+    CONTENT_LAYERS,
+    FREE,
+    INITS,
+    STYLE_LAYERS,
+    STYLE_WEIGHTS,
+    TV_WEIGHTS,
+    Settings,
+)
+from vgg_normalize import chain, checkpoint, export
+from vgg_normalize import weights as weight_files
+from vgg_normalize.errors import ImagesError, NetworkError, OutputError, ProofError, UsageError
+from vgg_normalize.progress import Progress, Stop, say
+
+# Frames of an animation, about.
+FRAMES = 60
+
+
+def run(settings: Settings, stop: Stop) -> None:
+    """Make the picture, or for inversion one for each layer.
+
+    Raises:
+        Error: What went wrong, with its exit code.
+        Interrupted: A signal came; the picture so far and the checkpoint are written.
+    """
+    image.require_writable(settings.output)
+    for extra in (settings.log, settings.animation):
+        if extra is not None and not Path(extra).absolute().parent.is_dir():
+            raise OutputError(
+                f"Expected a folder for {extra}. Received: none there. Create it first."
+            )
+    if settings.bits not in (8, 16):
+        raise UsageError(f"Expected --bits of 8 or 16. Received: {settings.bits}. Choose one.")
+    if settings.bits == 16 and Path(settings.output).suffix.lower() != ".png":
+        raise UsageError(
+            f"Expected a .png for 16 bits. Received: {settings.output!r}. Change --output."
+        )
+    if settings.tile:
+        raise UsageError(
+            f"Expected --tile=0. Received: {settings.tile}. Tiles are not available yet: lower "
+            "--size instead."
+        )
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    model = vn.load(settings.model)
+    for name, array in export.named_weights(model).items():
+        weight_files.require_finite({name.rpartition("/")[0]: (array,)})
+    settings = resolve(settings, model)
+    pictures = Pictures(settings)
+    if settings.task != "inversion":
+        _Run(settings, model, pictures, stop).finish(settings.output)
+        return
+    layers = settings.content_layers
+    for layer in layers:
+        path = Path(settings.output)
+        named = path.with_name(f"{path.stem}_{layer[0]}{path.suffix}") if len(layers) > 1 else path
+        one = dataclasses.replace(settings, content_layers=(layer,))
+        label = layer[0] if len(layers) > 1 else None
+        _Run(one, model, pictures, stop, label).finish(str(named))
+
+
+def resolve(settings: Settings, model: keras.Model) -> Settings:
+    """The settings with every default that depends on the task or the network filled in.
+
+    Raises:
+        UsageError: A picture that the task needs is not named, or numbers of things differ.
+        NetworkError: The network has no such layer.
+    """
+    needs_style = settings.task != "inversion"
+    if settings.task != "texture" and not settings.content:
+        raise UsageError(f"Expected --content for {settings.task}. Received: none. Name a picture.")
+    if needs_style and not settings.style:
+        raise UsageError(f"Expected --style for {settings.task}. Received: none. Name a picture.")
+    blend = settings.style_blend or tuple(1.0 for _ in settings.style)
+    for name, given in (
+        ("style_blend", blend),
+        ("content_mask", settings.content_mask),
+        ("style_mask", settings.style_mask),
+    ):
+        if needs_style and given and len(given) != len(settings.style):
+            raise UsageError(
+                f"Expected {len(settings.style)} in --{name}, one for each style. Received: "
+                f"{len(given)}. Give as many as styles."
+            )
+    if needs_style and not sum(blend) > 0:
+        raise UsageError("Expected a style_blend above 0. Received: only zeros. Correct it.")
+    names = [stage.layer.name for stage in chain.stages(model)]
+    tv_weight = settings.tv_weight
+    return dataclasses.replace(
+        settings,
+        style_blend=blend,
+        content_layers=_layers(settings.content_layers, CONTENT_LAYERS, names),
+        style_layers=_layers(settings.style_layers, STYLE_LAYERS, names),
+        style_weight=(
+            STYLE_WEIGHTS[settings.style_loss]
+            if settings.style_weight is None
+            else settings.style_weight
+        ),
+        tv_weight=TV_WEIGHTS[settings.task] if tv_weight is None else tv_weight,
+        init=settings.init or INITS[settings.task],
+    )
+
+
+def _layers(
+    given: tuple[tuple[str, float], ...], default: tuple[tuple[str, float], ...], names: list[str]
+) -> tuple[tuple[str, float], ...]:
+    unknown = [name for name, _ in given if name not in names]
+    if unknown:
+        raise NetworkError(
+            f"Expected layers of this network: {', '.join(names)}. Received: "
+            f"{', '.join(unknown)}. Choose from these, or use a deeper --model."
+        )
+    if given:
+        return given
+    return tuple(pair for pair in default if pair[0] in names) or ((names[-1], 1.0),)
+
+
+class Pictures:
+    """The pictures that a run reads, checked before any work."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        inversion, texture = settings.task == "inversion", settings.task == "texture"
+        content = None if texture else image.load(settings.content or "")
+        styles = [] if inversion else [image.load(path) for path in settings.style]
+        first = content or styles[0]
+        self.profile = first.profile
+        self.shape = image.shape_for(first.pixels.shape, settings.size)
+        self._content = None if content is None else content.pixels
+        self._styles = [style.pixels for style in styles]
+        self._content_masks = _masks(settings.content_mask) if not (texture or inversion) else []
+        self._style_masks = [] if inversion else _masks(settings.style_mask)
+        custom = settings.init not in ("content", "style", "noise")
+        self._init = image.load(settings.init or "").pixels if custom else None
+        if settings.init == "content" and content is None:
+            raise UsageError(
+                "Expected init noise, style or a picture. Received: content. Change it."
+            )
+        if settings.init == "style" and not styles:
+            raise UsageError(
+                "Expected init noise, content or a picture. Received: style. Change it."
+            )
+
+    def digest(self) -> str:
+        """Of all that was read."""
+        found = hashlib.sha256()
+        arrays = (
+            self._content,
+            self._init,
+            *self._styles,
+            *self._content_masks,
+            *self._style_masks,
+        )
+        for array in arrays:
+            found.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
+
+    def content(self, shape: tuple[int, int]) -> np.ndarray:
+        """The content at this size."""
+        if self._content is None:
+            raise UsageError("Expected a content picture. Received: none. Use --content.")
+        return np.clip(image.resize(self._content, *shape), 0, 1)
+
+    def styles(self, shape: tuple[int, int]) -> list[synthesis.Style]:
+        """The styles for a result of this size, recoloured if that is asked for."""
+        found = []
+        for i, pixels in enumerate(self._styles):
+            fitted = image.fit(pixels, max(shape) * self.settings.style_scale)
+            if self.settings.preserve_color == "luminance":
+                fitted = image.match_luminance(fitted, self.content(shape))
+            elif self.settings.preserve_color == "match":
+                fitted = image.match_colors(
+                    fitted, self.content(shape), root=self.settings.color_root
+                )
+            masks, places = self._style_masks, self._content_masks
+            found.append(
+                synthesis.Style(
+                    fitted,
+                    self.settings.style_blend[i],
+                    image.resize(masks[i], *fitted.shape[:2])[..., 0].clip(0, 1) if masks else None,
+                    image.resize(places[i], *shape)[..., 0].clip(0, 1) if places else None,
+                )
+            )
+        return found
+
+    def first(self, shape: tuple[int, int]) -> np.ndarray:
+        """The picture to begin with."""
+        if self._init is not None:
+            return np.clip(image.resize(self._init, *shape), 0, 1)
+        if self.settings.init == "noise":
+            return synthesis.noise(shape, self.settings.seed)
+        if self.settings.init == "style":
+            return np.clip(image.resize(self._styles[0], *shape), 0, 1)
+        return self.content(shape)
+
+    def finished(self, pixels: np.ndarray) -> np.ndarray:
+        """The result as it is saved."""
+        if self.settings.preserve_color == "luminance":
+            return image.with_luminance(pixels, self.content(pixels.shape[:2]))
+        return pixels
+
+
+def _masks(paths: tuple[str, ...]) -> list[np.ndarray]:
+    masks = []
+    for path in paths:
+        mask = image.load(path).pixels @ image.LUMA
+        if not mask.max() > 0:
+            raise ImagesError(
+                f"Expected a mask with something white. Received: {path!r}, all black. Correct it."
+            )
+        masks.append(mask[..., None])
+    return masks
+
+
+class _Run:
+    """One picture from its settings to its file."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: keras.Model,
+        pictures: Pictures,
+        stop: Stop,
+        label: str | None = None,
+    ) -> None:
+        self.settings, self.model, self.pictures = settings, model, pictures
+        self.stop, self.label = stop, label
+        used = [name for name, _ in (*settings.content_layers, *settings.style_layers)]
+        if settings.task == "inversion":
+            used = [name for name, _ in settings.content_layers]
+        elif settings.task == "texture":
+            used = [name for name, _ in settings.style_layers]
+        least = chain.least_side(chain.features(model, used)) if used else 1
+        self._require_large_enough(least)
+        self.sizes = synthesis.coarse_to_fine(pictures.shape, settings.scales, 2 * least)
+        self.frames: list[np.ndarray] = []
+        self.began = time.monotonic()
+
+    def _require_large_enough(self, least: int) -> None:
+        shapes = [self.pictures.shape]
+        shapes += [style.pixels.shape[:2] for style in self.pictures.styles(self.pictures.shape)]
+        for shape in shapes:
+            if min(shape) < least:
+                raise ImagesError(
+                    f"Expected pictures of at least {least} pixels for these layers. Received: "
+                    f"{shape[0]} x {shape[1]}. Raise --size, or leave out deep layers."
+                )
+
+    def terms(self, shape: tuple[int, int]) -> list[objective.Term]:
+        """The objective at one size."""
+        settings = self.settings
+        found: list[objective.Term] = []
+        if settings.task == "inversion":
+            layer, weight = settings.content_layers[0]
+            content = self.pictures.content(shape)
+            found += synthesis.inversion_terms(
+                self.model, content, layer, weight * settings.content_weight
+            )
+            if settings.norm_weight:
+                found.append(objective.norm_term(settings.norm_weight, shape))
+            if settings.tv_weight:
+                found.append(
+                    objective.bounded_variation_term(settings.tv_weight, shape, settings.tv_beta)
+                )
+            return found
+        if settings.task != "texture":
+            found += synthesis.content_terms(
+                self.model,
+                self.pictures.content(shape),
+                settings.content_layers,
+                settings.content_weight,
+            )
+        found += synthesis.style_terms(
+            self.model,
+            self.pictures.styles(shape),
+            settings.style_layers,
+            settings.style_weight or 0.0,
+            shape=shape,
+            loss=settings.style_loss,
+            seed=settings.seed,
+        )
+        if settings.tv_weight:
+            found.append(objective.variation_term(settings.tv_weight, (*shape, 3)))
+        if not found:
+            raise UsageError(
+                "Expected an objective. Received: only weights of 0. Give content_weight or "
+                "style_weight a value."
+            )
+        return found
+
+    def finish(self, output: str) -> None:
+        """Optimise and write everything that was asked for."""
+        settings = self.settings
+        place = None if settings.checkpoint is None else Path(settings.checkpoint)
+        if place is not None:
+            place = place / f"checkpoint{'_' + self.label if self.label else ''}.npz"
+        bound = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE}
+        fingerprint = checkpoint.fingerprint(
+            {**bound, "pictures": self.pictures.digest(), "tensorflow": tf.__version__}
+        )
+        last = None
+        log = _Log(settings.log, append=bool(settings.resume or self.label), label=self.label)
+        with self.stop.deferred() as stop, log:
+            for scale, shape, state in self._states(place, fingerprint):
+                steps = int(state.steps)
+                if last is None or steps != int(last.steps) or last.x.shape != state.x.shape:
+                    log.write(state, shape, time.monotonic() - self.began)
+                last = state
+                self._watch(output, state, steps)
+                if place is not None and (stop.wanted or steps % settings.checkpoint_every == 0):
+                    self._checkpoint(place, fingerprint, scale, state)
+                if stop.wanted:
+                    break
+        if last is None:
+            raise ProofError("Expected a step. Received: none. Raise --steps.")
+        pixels = np.asarray(last.x[0])
+        broken = not bool(last.finite)
+        if broken and not np.isfinite(pixels).all():
+            raise ProofError(
+                "Expected a finite objective. Received: NaN at the first picture. Check the "
+                "weights and the pictures."
+            )
+        self._save(output, pixels)
+        if settings.animation:
+            image.animation(settings.animation, [*self.frames, self.pictures.finished(pixels)])
+        stop.raise_if_wanted()
+        if broken:
+            raise ProofError(
+                f"Expected a finite objective. Received: NaN or infinity after step "
+                f"{int(last.steps)}. The last good picture is in {output}; lower the weights or "
+                "the learning rate."
+            )
+        say(
+            f"{output}: loss {float(last.value):.6g} after {int(last.evaluations)} evaluations, "
+            f"{time.monotonic() - self.began:.1f} s"
+        )
+
+    def _states(
+        self, place: Path | None, fingerprint: str
+    ) -> Iterator[tuple[int, tuple[int, int], Any]]:
+        """(scale, shape, state) after every step of every scale."""
+        first_scale, saved = self._earlier(place, fingerprint)
+        x = None
+        for scale in range(first_scale, len(self.sizes)):
+            shape = self.sizes[scale]
+            x = self.pictures.first(shape) if x is None else image.resize(x, *shape)
+            evaluate = objective.evaluation(self.model, self.terms(shape))
+            method = synthesis.optimizer(
+                self.settings.optimizer,
+                evaluate,
+                shape,
+                memory=self.settings.memory,
+                smoothing=self.settings.smoothing,
+                learning_rate=self.settings.learning_rate,
+            )
+            start = synthesis.as_batch(x)
+            state = None
+            if saved is not None:
+                state, saved = self._unpack(tf.function(method.init)(start), saved), None
+            progress = Progress(self.settings.steps, title=f"{shape[1]} x {shape[0]}", unit="step")
+            states = synthesis.minimize(method, start, self.settings.steps, state=state)
+            for state in states:
+                progress.update(int(state.evaluations), f"loss {float(state.value):.5g}")
+                yield scale, shape, state
+            progress.close()
+            x = np.asarray(state.x[0]) if state is not None else x
+
+    def _earlier(
+        self, place: Path | None, fingerprint: str
+    ) -> tuple[int, dict[str, np.ndarray] | None]:
+        if place is None:
+            if self.settings.resume:
+                raise UsageError("Expected --checkpoint with --resume. Received: none. Name it.")
+            return 0, None
+        try:
+            place.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"Expected a folder for checkpoints. Received: {place.parent} "
+                f"({error.strerror}). Choose another --checkpoint."
+            ) from error
+        if not self.settings.resume:
+            return 0, None
+        arrays, complaints = checkpoint.load(place, fingerprint)
+        for complaint in complaints:
+            say(complaint)
+        if arrays is None:
+            say("no checkpoint to go on from: starting afresh")
+            return 0, None
+        self.began -= float(arrays["seconds"])
+        return int(arrays["scale"]), arrays
+
+    def _unpack(self, like: Any, arrays: dict[str, np.ndarray]) -> Any:
+        flat = [
+            tf.constant(arrays[f"state{i}"], old.dtype)
+            for i, old in enumerate(tf.nest.flatten(like))
+        ]
+        return tf.nest.pack_sequence_as(like, flat)
+
+    def _checkpoint(self, place: Path, fingerprint: str, scale: int, state: Any) -> None:
+        arrays = {f"state{i}": np.asarray(t) for i, t in enumerate(tf.nest.flatten(state))}
+        seconds = time.monotonic() - self.began
+        checkpoint.save(place, {**arrays, "scale": scale, "seconds": seconds}, fingerprint)
+
+    def _watch(self, output: str, state: Any, steps: int) -> None:
+        settings = self.settings
+        if settings.preview_every and steps and steps % settings.preview_every == 0:
+            self._save(output, np.asarray(state.x[0]))
+        every = max(1, settings.steps * len(self.sizes) // FRAMES)
+        if settings.animation and steps % every == 0:
+            self.frames.append(self.pictures.finished(np.asarray(state.x[0])))
+
+    def _save(self, output: str, pixels: np.ndarray) -> None:
+        image.save(
+            output,
+            self.pictures.finished(pixels),
+            profile=self.pictures.profile,
+            bits=self.settings.bits,
+        )
+
+
+class _Log:
+    """JSON lines, one for each state."""
+
+    def __init__(self, path: str | None, *, append: bool, label: str | None) -> None:
+        self._path, self._append, self._label = path, append, label
+        self._file: Any = None
+
+    def __enter__(self) -> _Log:
+        if self._path is not None:
+            try:
+                self._file = Path(self._path).open("a" if self._append else "w")
+            except OSError as error:
+                raise OutputError(
+                    f"Expected a log that can be written. Received: {self._path} "
+                    f"({error.strerror}). Choose another --log."
+                ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, state: Any, shape: tuple[int, int], seconds: float) -> None:
+        """One line."""
+        if self._file is None:
+            return
+        line = {
+            "step": int(state.steps),
+            "evaluations": int(state.evaluations),
+            "seconds": round(seconds, 4),
+            "size": list(shape),
+            "loss": float(state.value),
+            "terms": {name: float(value) for name, value in state.terms.items()},
+        }
+        if self._label:
+            line["layer"] = self._label
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
