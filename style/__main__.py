@@ -49,7 +49,12 @@ def define_flags(values: flags.FlagValues) -> None:
     add(number, "style_weight", f"Factor of the style ({weights}).", lower_bound=0.0)
     add(number, "tv_weight", "Factor of total variation (0; inversion 0.03).", lower_bound=0.0)
     add(number, "norm_weight", "inversion: factor of the alpha norm.", lower_bound=0.0)
-    add(number, "tv_beta", "inversion: exponent of the total variation.", lower_bound=0.5)
+    add(
+        number,
+        "tv_beta",
+        "Exponent beta of total variation: (dx^2 + dy^2)^(beta / 2).",
+        lower_bound=0.5,
+    )
     add(choice, "style_loss", list(STYLE_WEIGHTS), "How styles are compared.")
     add(string, "init", "content, style, noise or a picture (content; style; noise by task).")
     add(whole, "seed", "Of noise and samples.", lower_bound=0)
@@ -57,7 +62,7 @@ def define_flags(values: flags.FlagValues) -> None:
     add(whole, "steps", "Evaluations of the objective at the final size.", lower_bound=1)
     add(whole, "scales", "Coarse to fine over so many sizes, each twice the last.", lower_bound=1)
     add(whole, "memory", "Pairs that L-BFGS keeps.", lower_bound=1)
-    add(number, "smoothing", "L-BFGS: exponent a of the preconditioner 1/f^2a.", lower_bound=0.0)
+    add(number, "smoothing", "L-BFGS: a of its first preconditioner 1/f^2a.", lower_bound=0.0)
     add(number, "learning_rate", "Of Adam.", lower_bound=0.0)
     add(
         choice,

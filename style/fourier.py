@@ -1,45 +1,157 @@
-"""A preconditioner for pictures: low frequencies take longer steps.
+"""A preconditioner for pictures: it learns the curvature of each frequency and colour.
 
-The losses see edges far more than slow gradients, so the Hessian's eigenvalues grow with
-frequency.  P multiplies frequency f by 1 / max(f, f0)^2a, which is the same as optimising in
-Fourier space with steps scaled by 1 / max(f, f0)^a.
+The losses see edges far more than slow gradients, and some colours more than others, so the Hessian
+is far from a multiple of the identity; but it is nearly diagonal in frequency.  In each band of
+frequencies let S and Y be the covariances [C, C] over colours of recent differences s of the
+picture and y of the gradient.  If y = A s there, then A S A = Y; the one symmetric positive
+definite solution gives the band's share of P,
+
+    P = A^-1 = Y^-1/2 (Y^1/2 S Y^1/2)^1/2 Y^-1/2,
+
+the geometric mean of S and Y^-1.  Until some pairs are known, frequency f is multiplied by
+1 / max(f, f0)^2a, which is optimising in Fourier space with steps scaled by 1 / max(f, f0)^a.
+
+P being the geometric mean is ours; for quasi-Newton matrices by spectra see the diagonal scalings
+of Gilbert and Lemarechal, "Some numerical experiments with variable-storage quasi-Newton
+algorithms", Mathematical Programming 1989.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from style.optimizers import Preconditioner
 
-def gains(height: int, width: int, exponent: float) -> np.ndarray:
-    """1 / max(f, f0)^2a on the half plane of a real transform, mean 1, [H, W // 2 + 1].
+# Bands of frequency, spaced evenly in log f.
+BANDS = 12
+# Share of the past that is kept at each new pair.
+DECAY = 0.95
+# Pairs after which what was learnt is used.
+WARM_UP = 3
+# Added to the covariances, relative to their traces: a colour that never moved stays solvable.
+RIDGE = 1e-6
 
-    f is in cycles a pixel, f0 one cycle over the longer side.
+
+class Spectrum(NamedTuple):
+    """What has been learnt.
+
+    Attributes:
+        pairs: How many pairs were seen.
+        moves: Covariances of s in each band, [bands, C, C].
+        changes: Covariances of y.
+        gains: P in each band.
     """
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    found = np.maximum(frequency, 1 / max(height, width)) ** (-2 * exponent)
-    return found / found.mean()
+
+    pairs: tf.Tensor
+    moves: tf.Tensor
+    changes: tf.Tensor
+    gains: tf.Tensor
 
 
-def preconditioner(height: int, width: int, exponent: float) -> Callable[[tf.Tensor], tf.Tensor]:
-    """P as a function of a gradient [1, H, W, C]; symmetric and positive definite.
+def frequencies(height: int, width: int) -> np.ndarray:
+    """|f| in cycles a pixel on the half plane of a real transform, at least one over the longer
+    side, [H, W // 2 + 1]."""
+    found = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    return np.maximum(found, 1 / max(height, width))
+
+
+def bands(height: int, width: int) -> np.ndarray:
+    """The band of each frequency, [H, W // 2 + 1], from 0 (slowest) up; none is empty."""
+    found = frequencies(height, width)
+    edges = np.geomspace(found.min(), found.max() * (1 + 1e-9), BANDS + 1)
+    numbers = np.digitize(found, edges[1:-1])
+    return np.unique(numbers, return_inverse=True)[1].reshape(found.shape)
+
+
+def preconditioner(
+    height: int, width: int, *, exponent: float = 0.25, learn: bool = True
+) -> Preconditioner:
+    """P for pictures [1, H, W, C]; symmetric and positive definite at any time.
 
     Args:
         height: Of the picture.
         width: Of the picture.
-        exponent: a; 0 is the identity.
+        exponent: a of the start; 0 is the identity.
+        learn: Whether to learn from pairs.
     """
-    if exponent == 0:
-        return lambda gradient: gradient
-    factors = gains(height, width, exponent)
+    band = bands(height, width)
+    count = int(band.max()) + 1
+    rings = tf.constant(band.ravel(), tf.int32)
+    slow = frequencies(height, width) ** (-2 * exponent)
+    start = np.bincount(band.ravel(), slow.ravel()) / np.bincount(band.ravel())
+    start /= start.mean()
 
-    def apply(gradient: tf.Tensor) -> tf.Tensor:
-        by_channel = tf.transpose(gradient, [0, 3, 1, 2])
-        spectrum = tf.signal.rfft2d(by_channel)
-        spectrum *= tf.constant(factors, spectrum.dtype)
-        filtered = tf.signal.irfft2d(spectrum, [height, width])
-        return tf.transpose(filtered, [0, 2, 3, 1])
+    def spectrum(x: tf.Tensor) -> list[tf.Tensor]:
+        transform = tf.signal.rfft2d(tf.transpose(x[0], [2, 0, 1]))
+        return tf.unstack(tf.reshape(transform, [x.shape[-1], -1]))
 
-    return apply
+    def init(x: tf.Tensor) -> Spectrum:
+        channels = x.shape[-1]
+        gains = start[:, None, None] * np.eye(channels)
+        none = tf.zeros([count, channels, channels], x.dtype)
+        return Spectrum(tf.constant(0), none, none, tf.constant(gains, x.dtype))
+
+    def covariances(x: tf.Tensor) -> tf.Tensor:
+        planes = spectrum(x)
+        sums = [
+            tf.math.unsorted_segment_sum(tf.math.real(a * tf.math.conj(b)), rings, count)
+            for a in planes
+            for b in planes
+        ]
+        return tf.transpose(
+            tf.reshape(tf.stack(sums), [len(planes), len(planes), count]), [2, 0, 1]
+        )
+
+    def update(known: Spectrum, s: tf.Tensor, y: tf.Tensor) -> Spectrum:
+        if not learn:
+            return known
+        # Divided by s.y every pair counts the same, however long its step was.
+        curvature = tf.reduce_sum(s * y)
+        first = tf.cast(known.pairs == 0, s.dtype)
+        keep = DECAY * (1 - first)
+        moves = keep * known.moves + (1 - keep) * covariances(s) / curvature
+        changes = keep * known.changes + (1 - keep) * covariances(y) / curvature
+        pairs = known.pairs + 1
+        learnt = tf.cast(solve(tf.cast(moves, tf.float64), tf.cast(changes, tf.float64)), s.dtype)
+        usable = (pairs > WARM_UP) & tf.reduce_all(tf.math.is_finite(learnt))
+        return Spectrum(pairs, moves, changes, tf.where(usable, learnt, known.gains))
+
+    def apply(known: Spectrum, gradient: tf.Tensor) -> tf.Tensor:
+        planes = spectrum(gradient)
+        filtered = []
+        for i in range(len(planes)):
+            mixed = tf.zeros_like(planes[0])
+            for j, plane in enumerate(planes):
+                mixed += plane * tf.cast(tf.gather(known.gains[:, i, j], rings), plane.dtype)
+            filtered.append(mixed)
+        transform = tf.reshape(tf.stack(filtered), [len(planes), height, width // 2 + 1])
+        return tf.transpose(tf.signal.irfft2d(transform, [height, width]), [1, 2, 0])[None]
+
+    return Preconditioner(init, update, apply)
+
+
+def solve(moves: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
+    """The symmetric positive definite P with P Y P = S, for each band: [bands, C, C]."""
+    root, inverse = _roots(_ridged(changes))
+    middle, _ = _roots(tf.matmul(root, tf.matmul(_ridged(moves), root)))
+    found = tf.matmul(inverse, tf.matmul(middle, inverse))
+    return (found + tf.linalg.matrix_transpose(found)) / 2
+
+
+def _ridged(matrix: tf.Tensor) -> tf.Tensor:
+    eye = tf.eye(matrix.shape[-1], dtype=matrix.dtype)
+    trace = tf.linalg.trace(matrix)[:, None, None]
+    return matrix + RIDGE * tf.where(trace > 0, trace, tf.ones_like(trace)) * eye
+
+
+def _roots(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Square root and its inverse of symmetric positive definite matrices."""
+    values, vectors = tf.linalg.eigh(matrix)
+    roots = tf.sqrt(tf.maximum(values, 1e-12 * values[:, -1:]))[:, None, :]
+    return (
+        tf.matmul(vectors * roots, vectors, transpose_b=True),
+        tf.matmul(vectors / roots, vectors, transpose_b=True),
+    )

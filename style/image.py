@@ -70,13 +70,13 @@ def load(path: str | os.PathLike[str]) -> Picture:
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion cuts off
         grey = np.clip(np.asarray(picture, np.float32) / 65535, 0, 1)
         return Picture(np.repeat(grey[..., None], 3, axis=2), None)
+    if picture.mode not in ("RGB", "RGBA", "P"):
+        profile = None  # it fits its colour model only
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    converted = picture.mode in ("RGB", "RGBA", "P")
-    pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
-    return Picture(pixels, profile if converted else None)  # a profile fits its colour model only
+    return Picture(np.asarray(picture.convert("RGB"), np.float32) / 255, profile)
 
 
 def require_writable(path: str | os.PathLike[str]) -> Path:

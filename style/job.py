@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ import tensorflow as tf
 
 import vgg_normalize as vn
 from style import image, objective, synthesis
+from style.log import Log
+from style.pictures import Pictures
 from style.settings import (
     CONTENT_LAYERS,
     FREE,
@@ -23,6 +24,7 @@ from style.settings import (
     STYLE_LAYERS,
     STYLE_WEIGHTS,
     TV_WEIGHTS,
+    UNUSED,
     Settings,
 )
 from vgg_normalize import chain, checkpoint, export
@@ -64,25 +66,41 @@ def run(settings: Settings, stop: Stop) -> None:
         weight_files.require_finite({name.rpartition("/")[0]: (array,)})
     settings = resolve(settings, model)
     pictures = Pictures(settings)
+    if settings.log is not None and not settings.resume:
+        Log.open(settings.log, "wb").close()
     if settings.task != "inversion":
         _Run(settings, model, pictures, stop).finish(settings.output)
         return
     layers = settings.content_layers
     for layer in layers:
-        path = Path(settings.output)
-        named = path.with_name(f"{path.stem}_{layer[0]}{path.suffix}") if len(layers) > 1 else path
-        one = dataclasses.replace(settings, content_layers=(layer,))
         label = layer[0] if len(layers) > 1 else None
-        _Run(one, model, pictures, stop, label).finish(str(named))
+        one = dataclasses.replace(
+            settings,
+            content_layers=(layer,),
+            animation=settings.animation and _labelled(settings.animation, label),
+        )
+        _Run(one, model, pictures, stop, label).finish(_labelled(settings.output, label))
+
+
+def _labelled(path: str, label: str | None) -> str:
+    """The path with the label before its suffix."""
+    plain = Path(path)
+    return str(plain.with_stem(f"{plain.stem}_{label}")) if label else path
 
 
 def resolve(settings: Settings, model: keras.Model) -> Settings:
     """The settings with every default that depends on the task or the network filled in.
 
+    What the task does not use is as if it had not been given.
+
     Raises:
         UsageError: A picture that the task needs is not named, or numbers of things differ.
         NetworkError: The network has no such layer.
     """
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
+    settings = dataclasses.replace(
+        settings, **{name: defaults[name] for name in UNUSED[settings.task]}
+    )
     needs_style = settings.task != "inversion"
     if settings.task != "texture" and not settings.content:
         raise UsageError(f"Expected --content for {settings.task}. Received: none. Name a picture.")
@@ -94,7 +112,7 @@ def resolve(settings: Settings, model: keras.Model) -> Settings:
         ("content_mask", settings.content_mask),
         ("style_mask", settings.style_mask),
     ):
-        if needs_style and given and len(given) != len(settings.style):
+        if given and len(given) != len(settings.style):
             raise UsageError(
                 f"Expected {len(settings.style)} in --{name}, one for each style. Received: "
                 f"{len(given)}. Give as many as styles."
@@ -132,103 +150,6 @@ def _layers(
     return tuple(pair for pair in default if pair[0] in names) or ((names[-1], 1.0),)
 
 
-class Pictures:
-    """The pictures that a run reads, checked before any work."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        inversion, texture = settings.task == "inversion", settings.task == "texture"
-        content = None if texture else image.load(settings.content or "")
-        styles = [] if inversion else [image.load(path) for path in settings.style]
-        first = content or styles[0]
-        self.profile = first.profile
-        self.shape = image.shape_for(first.pixels.shape, settings.size)
-        self._content = None if content is None else content.pixels
-        self._styles = [style.pixels for style in styles]
-        self._content_masks = _masks(settings.content_mask) if not (texture or inversion) else []
-        self._style_masks = [] if inversion else _masks(settings.style_mask)
-        custom = settings.init not in ("content", "style", "noise")
-        self._init = image.load(settings.init or "").pixels if custom else None
-        if settings.init == "content" and content is None:
-            raise UsageError(
-                "Expected init noise, style or a picture. Received: content. Change it."
-            )
-        if settings.init == "style" and not styles:
-            raise UsageError(
-                "Expected init noise, content or a picture. Received: style. Change it."
-            )
-
-    def digest(self) -> str:
-        """Of all that was read."""
-        found = hashlib.sha256()
-        arrays = (
-            self._content,
-            self._init,
-            *self._styles,
-            *self._content_masks,
-            *self._style_masks,
-        )
-        for array in arrays:
-            found.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()
-
-    def content(self, shape: tuple[int, int]) -> np.ndarray:
-        """The content at this size."""
-        if self._content is None:
-            raise UsageError("Expected a content picture. Received: none. Use --content.")
-        return np.clip(image.resize(self._content, *shape), 0, 1)
-
-    def styles(self, shape: tuple[int, int]) -> list[synthesis.Style]:
-        """The styles for a result of this size, recoloured if that is asked for."""
-        found = []
-        for i, pixels in enumerate(self._styles):
-            fitted = image.fit(pixels, max(shape) * self.settings.style_scale)
-            if self.settings.preserve_color == "luminance":
-                fitted = image.match_luminance(fitted, self.content(shape))
-            elif self.settings.preserve_color == "match":
-                fitted = image.match_colors(
-                    fitted, self.content(shape), root=self.settings.color_root
-                )
-            masks, places = self._style_masks, self._content_masks
-            found.append(
-                synthesis.Style(
-                    fitted,
-                    self.settings.style_blend[i],
-                    image.resize(masks[i], *fitted.shape[:2])[..., 0].clip(0, 1) if masks else None,
-                    image.resize(places[i], *shape)[..., 0].clip(0, 1) if places else None,
-                )
-            )
-        return found
-
-    def first(self, shape: tuple[int, int]) -> np.ndarray:
-        """The picture to begin with."""
-        if self._init is not None:
-            return np.clip(image.resize(self._init, *shape), 0, 1)
-        if self.settings.init == "noise":
-            return synthesis.noise(shape, self.settings.seed)
-        if self.settings.init == "style":
-            return np.clip(image.resize(self._styles[0], *shape), 0, 1)
-        return self.content(shape)
-
-    def finished(self, pixels: np.ndarray) -> np.ndarray:
-        """The result as it is saved."""
-        if self.settings.preserve_color == "luminance":
-            return image.with_luminance(pixels, self.content(pixels.shape[:2]))
-        return pixels
-
-
-def _masks(paths: tuple[str, ...]) -> list[np.ndarray]:
-    masks = []
-    for path in paths:
-        mask = image.load(path).pixels @ image.LUMA
-        if not mask.max() > 0:
-            raise ImagesError(
-                f"Expected a mask with something white. Received: {path!r}, all black. Correct it."
-            )
-        masks.append(mask[..., None])
-    return masks
-
-
 class _Run:
     """One picture from its settings to its file."""
 
@@ -249,14 +170,14 @@ class _Run:
             used = [name for name, _ in settings.style_layers]
         least = chain.least_side(chain.features(model, used)) if used else 1
         self._require_large_enough(least)
-        self.sizes = synthesis.coarse_to_fine(pictures.shape, settings.scales, 2 * least)
+        sizes = synthesis.coarse_to_fine(pictures.shape, settings.scales, 2 * least)
+        # A style smaller than the result may be too small at a coarse size.
+        self.sizes = [size for size in sizes if min(map(min, pictures.shapes(size))) >= least]
         self.frames: list[np.ndarray] = []
         self.began = time.monotonic()
 
     def _require_large_enough(self, least: int) -> None:
-        shapes = [self.pictures.shape]
-        shapes += [style.pixels.shape[:2] for style in self.pictures.styles(self.pictures.shape)]
-        for shape in shapes:
+        for shape in self.pictures.shapes(self.pictures.shape):
             if min(shape) < least:
                 raise ImagesError(
                     f"Expected pictures of at least {least} pixels for these layers. Received: "
@@ -297,7 +218,9 @@ class _Run:
             seed=settings.seed,
         )
         if settings.tv_weight:
-            found.append(objective.variation_term(settings.tv_weight, (*shape, 3)))
+            found.append(
+                objective.variation_term(settings.tv_weight, (*shape, 3), settings.tv_beta)
+            )
         if not found:
             raise UsageError(
                 "Expected an objective. Received: only weights of 0. Give content_weight or "
@@ -311,15 +234,18 @@ class _Run:
         place = None if settings.checkpoint is None else Path(settings.checkpoint)
         if place is not None:
             place = place / f"checkpoint{'_' + self.label if self.label else ''}.npz"
-        bound = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE}
-        fingerprint = checkpoint.fingerprint(
-            {**bound, "pictures": self.pictures.digest(), "tensorflow": tf.__version__}
-        )
+        fingerprint = self._fingerprint() if place is not None else ""
+        first, saved = self._earlier(place, fingerprint)
         last = None
-        log = _Log(settings.log, append=bool(settings.resume or self.label), label=self.label)
+        log = Log(settings.log, self.label, self.sizes[: first + 1], saved)
         with self.stop.deferred() as stop, log:
-            for scale, shape, state in self._states(place, fingerprint):
+            for scale, shape, state in self._states(first, saved):
                 steps = int(state.steps)
+                if last is None and not (steps or bool(state.finite)):
+                    raise ProofError(
+                        "Expected a finite objective. Received: NaN or infinity at the first "
+                        "picture. Check the weights and the pictures."
+                    )
                 if last is None or steps != int(last.steps) or last.x.shape != state.x.shape:
                     log.write(state, shape, time.monotonic() - self.began)
                 last = state
@@ -331,17 +257,11 @@ class _Run:
         if last is None:
             raise ProofError("Expected a step. Received: none. Raise --steps.")
         pixels = np.asarray(last.x[0])
-        broken = not bool(last.finite)
-        if broken and not np.isfinite(pixels).all():
-            raise ProofError(
-                "Expected a finite objective. Received: NaN at the first picture. Check the "
-                "weights and the pictures."
-            )
         self._save(output, pixels)
         if settings.animation:
             image.animation(settings.animation, [*self.frames, self.pictures.finished(pixels)])
         stop.raise_if_wanted()
-        if broken:
+        if not bool(last.finite):
             raise ProofError(
                 f"Expected a finite objective. Received: NaN or infinity after step "
                 f"{int(last.steps)}. The last good picture is in {output}; lower the weights or "
@@ -352,11 +272,19 @@ class _Run:
             f"{time.monotonic() - self.began:.1f} s"
         )
 
+    def _fingerprint(self) -> str:
+        """Of everything that the result depends on."""
+        weights = hashlib.sha256()
+        for array in export.named_weights(self.model).values():
+            weights.update(np.ascontiguousarray(array).tobytes())
+        bound = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in FREE}
+        found = {"pictures": self.pictures.digest(), "weights": weights.hexdigest()}
+        return checkpoint.fingerprint({**bound, **found, "tensorflow": tf.__version__})
+
     def _states(
-        self, place: Path | None, fingerprint: str
+        self, first_scale: int, saved: dict[str, np.ndarray] | None
     ) -> Iterator[tuple[int, tuple[int, int], Any]]:
         """(scale, shape, state) after every step of every scale."""
-        first_scale, saved = self._earlier(place, fingerprint)
         x = None
         for scale in range(first_scale, len(self.sizes)):
             shape = self.sizes[scale]
@@ -373,7 +301,7 @@ class _Run:
             start = synthesis.as_batch(x)
             state = None
             if saved is not None:
-                state, saved = self._unpack(tf.function(method.init)(start), saved), None
+                state, saved = self._unpack(synthesis.once(method.init, start), saved), None
             progress = Progress(self.settings.steps, title=f"{shape[1]} x {shape[0]}", unit="step")
             states = synthesis.minimize(method, start, self.settings.steps, state=state)
             for state in states:
@@ -415,9 +343,12 @@ class _Run:
         return tf.nest.pack_sequence_as(like, flat)
 
     def _checkpoint(self, place: Path, fingerprint: str, scale: int, state: Any) -> None:
-        arrays = {f"state{i}": np.asarray(t) for i, t in enumerate(tf.nest.flatten(state))}
+        arrays: dict[str, Any] = {
+            f"state{i}": np.asarray(t) for i, t in enumerate(tf.nest.flatten(state))
+        }
         seconds = time.monotonic() - self.began
-        checkpoint.save(place, {**arrays, "scale": scale, "seconds": seconds}, fingerprint)
+        arrays |= {"scale": scale, "steps": state.steps, "seconds": seconds}
+        checkpoint.save(place, arrays, fingerprint)
 
     def _watch(self, output: str, state: Any, steps: int) -> None:
         settings = self.settings
@@ -434,43 +365,3 @@ class _Run:
             profile=self.pictures.profile,
             bits=self.settings.bits,
         )
-
-
-class _Log:
-    """JSON lines, one for each state."""
-
-    def __init__(self, path: str | None, *, append: bool, label: str | None) -> None:
-        self._path, self._append, self._label = path, append, label
-        self._file: Any = None
-
-    def __enter__(self) -> _Log:
-        if self._path is not None:
-            try:
-                self._file = Path(self._path).open("a" if self._append else "w")
-            except OSError as error:
-                raise OutputError(
-                    f"Expected a log that can be written. Received: {self._path} "
-                    f"({error.strerror}). Choose another --log."
-                ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, state: Any, shape: tuple[int, int], seconds: float) -> None:
-        """One line."""
-        if self._file is None:
-            return
-        line = {
-            "step": int(state.steps),
-            "evaluations": int(state.evaluations),
-            "seconds": round(seconds, 4),
-            "size": list(shape),
-            "loss": float(state.value),
-            "terms": {name: float(value) for name, value in state.terms.items()},
-        }
-        if self._label:
-            line["layer"] = self._label
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()

@@ -154,7 +154,9 @@ def wasserstein() -> StyleLoss:
     def distance(sums: stats.Sums, goal: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
         mu, sigma = moments_of(sums)
         product = tf.matmul(goal[2], tf.matmul(sigma, goal[2]))
-        shared = trace_of_root((product + tf.transpose(product)) / 2)
+        # What it holds where the variances agree: a constant picture's are rounding errors.
+        usual = tf.reduce_max(tf.linalg.diag_part(goal[2])) ** 4
+        shared = trace_of_root((product + tf.transpose(product)) / 2, usual)
         squares = tf.reduce_sum(tf.square(mu - goal[0])) + tf.linalg.trace(sigma) + goal[1]
         channels = tf.cast(tf.shape(mu)[0], mu.dtype)
         return tf.cast((squares - 2 * shared) / channels, sums.first.dtype)
@@ -163,18 +165,18 @@ def wasserstein() -> StyleLoss:
 
 
 @tf.custom_gradient
-def trace_of_root(matrix: tf.Tensor) -> Any:
+def trace_of_root(matrix: tf.Tensor, usual: tf.Tensor) -> Any:
     """tr A^1/2 of a symmetric positive semidefinite matrix [C, C].
 
     Its derivative A^-1/2 / 2 is infinite where an eigenvalue is 0 (a dead channel); eigenvalues
-    below 1e-10 of the largest count as that there.
+    below 1e-10 of the largest, or of the `usual` size of such a matrix, count as that there.
     """
     values, vectors = tf.linalg.eigh(matrix)
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        floor = tf.maximum(1e-10 * values[-1], tf.constant(1e-30, values.dtype))
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        floor = tf.maximum(1e-10 * tf.maximum(values[-1], usual), 1e-30)
         inverse_roots = tf.math.rsqrt(tf.maximum(values, floor))
-        return upstream * tf.matmul(vectors * inverse_roots, vectors, transpose_b=True) / 2
+        return upstream * tf.matmul(vectors * inverse_roots, vectors, transpose_b=True) / 2, None
 
     return tf.reduce_sum(tf.sqrt(tf.nn.relu(values))), gradient
 

@@ -113,10 +113,16 @@ def style_target(
     return loss.target(loss.sums(flat, guide))
 
 
-def variation_term(weight: float, shape: Sequence[int]) -> Term:
-    """Mean over positions and channels of dx^2 + dy^2."""
+def variation_term(weight: float, shape: Sequence[int], beta: float = 2.0) -> Term:
+    """Mean over positions and channels of (dx^2 + dy^2)^(beta / 2)."""
     count = float(np.prod(shape))
-    return Term("tv", IMAGE, weight, losses.total_variation, lambda total: total / count)
+    return Term(
+        "tv",
+        IMAGE,
+        weight,
+        lambda image: losses.total_variation(image, beta=beta),
+        lambda total: total / count,
+    )
 
 
 def bounded_variation_term(weight: float, shape: Sequence[int], beta: float) -> Term:

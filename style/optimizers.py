@@ -11,17 +11,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# (x) -> (objective, gradient, terms); terms are passed through.
-Objective = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, Any]]
-Precondition = Callable[[tf.Tensor], tf.Tensor]
+from style import line_search
+from style.line_search import Objective, dot
 
-# Sufficient decrease and curvature of the Wolfe conditions, Nocedal and Wright, equations 3.7.
-DECREASE = 1e-4
-CURVATURE = 0.9
 # A pair counts when s.y exceeds this share of |s||y|.
 RELATIVE_CURVATURE = 1e-6
-# Trials in one line search, after which the best point so far is taken.
-TRIALS = 12
+# Pairs that are kept: with a learnt preconditioner more of them pay than without.
+MEMORY = 50
 # Root mean square change of the first step, in the unit of x.
 FIRST_CHANGE = 0.03
 
@@ -31,6 +27,25 @@ class Optimizer(NamedTuple):
 
     init: Callable[[tf.Tensor], Any]
     step: Callable[[Any], Any]
+
+
+class Preconditioner(NamedTuple):
+    """An initial inverse Hessian P that may learn, as pure functions.
+
+    Attributes:
+        init: x -> what is known at first.
+        update: (known, s, y) -> known, after a pair with s.y > 0.
+        apply: (known, gradient) -> P gradient; symmetric and positive definite.
+    """
+
+    init: Callable[[tf.Tensor], Any]
+    update: Callable[[Any, tf.Tensor, tf.Tensor], Any]
+    apply: Callable[[Any, tf.Tensor], tf.Tensor]
+
+
+def identity() -> Preconditioner:
+    """P = 1."""
+    return Preconditioner(lambda x: (), lambda known, s, y: known, lambda known, gradient: gradient)
 
 
 class State(NamedTuple):
@@ -50,6 +65,7 @@ class State(NamedTuple):
         y: Of the scaled gradients.
         rho: 1 / (s.y), [m]; 0 where there is no pair.
         gamma: Factor of the initial inverse Hessian.
+        known: What the preconditioner knows.
     """
 
     x: tf.Tensor
@@ -65,18 +81,14 @@ class State(NamedTuple):
     y: tuple[tf.Tensor, ...]
     rho: tf.Tensor
     gamma: tf.Tensor
-
-
-def dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """a.b over all entries."""
-    return tf.reduce_sum(a * b)
+    known: Any
 
 
 def lbfgs(
     objective: Objective,
     *,
-    memory: int = 20,
-    precondition: Precondition | None = None,
+    memory: int = MEMORY,
+    precondition: Preconditioner | None = None,
     first_change: float = FIRST_CHANGE,
 ) -> Optimizer:
     """L-BFGS: the two-loop recursion on an initial inverse Hessian gamma P.
@@ -88,13 +100,13 @@ def lbfgs(
     Args:
         objective: x -> (value, gradient, terms).
         memory: Pairs that are kept, m.
-        precondition: P, symmetric positive definite; default: the identity.
+        precondition: P; default: the identity.
         first_change: Root mean square change of the first step that is tried.
 
     Reference: Nocedal and Wright, "Numerical Optimization", 2nd edition, 2006, algorithms 7.4, 7.5
     and 3.5.  The first step's length is ours.
     """
-    apply = precondition or (lambda gradient: gradient)
+    preconditioner = precondition or identity()
 
     def init(x: tf.Tensor) -> State:
         value, gradient, terms = objective(x)
@@ -116,26 +128,33 @@ def lbfgs(
             y=none,
             rho=tf.zeros([memory], x.dtype),
             gamma=tf.constant(0, x.dtype),
+            known=preconditioner.init(x),
         )
 
     def step(state: State) -> State:
-        direction = -two_loop(state, apply)
+        def apply(gradient: tf.Tensor) -> tf.Tensor:
+            return preconditioner.apply(state.known, gradient)
+
+        direction = -inverse_hessian_product(
+            state.gradient, state.s, state.y, state.rho, state.gamma, apply, first_change
+        )
         slope = dot(direction, state.gradient)
-        found = _line_search(objective, state, direction, slope)
+        found = line_search.search(objective, state, direction, slope)
         s, y = found.x - state.x, found.gradient - state.gradient
         curvature = dot(s, y)
         enough = curvature > RELATIVE_CURVATURE * tf.sqrt(dot(s, s) * dot(y, y))
         keep = found.moved & enough
 
         def remembered() -> tuple[Any, ...]:
-            gamma = curvature / dot(y, apply(y))
+            known = preconditioner.update(state.known, s, y)
+            gamma = curvature / dot(y, preconditioner.apply(known, y))
             rho = tf.concat([state.rho[1:], [1 / curvature]], 0)
-            return (*state.s[1:], s), (*state.y[1:], y), rho, gamma
+            return (*state.s[1:], s), (*state.y[1:], y), rho, gamma, known
 
         def forgotten() -> tuple[Any, ...]:
-            return state.s, state.y, state.rho, state.gamma
+            return state.s, state.y, state.rho, state.gamma, state.known
 
-        kept_s, kept_y, rho, gamma = tf.cond(keep, remembered, forgotten)
+        kept_s, kept_y, rho, gamma, known = tf.cond(keep, remembered, forgotten)
         # A search that failed along a direction from memory may succeed along the gradient.
         fresh = tf.logical_not(found.moved) & (tf.reduce_max(tf.abs(state.rho)) > 0)
         return State(
@@ -152,11 +171,7 @@ def lbfgs(
             y=kept_y,
             rho=tf.where(fresh, tf.zeros_like(rho), rho),
             gamma=tf.where(fresh, tf.zeros_like(gamma), gamma),
-        )
-
-    def two_loop(state: State, apply: Precondition) -> tf.Tensor:
-        return inverse_hessian_product(
-            state.gradient, state.s, state.y, state.rho, state.gamma, apply, first_change
+            known=known,
         )
 
     return Optimizer(init, step)
@@ -168,7 +183,7 @@ def inverse_hessian_product(
     y: tuple[tf.Tensor, ...],
     rho: tf.Tensor,
     gamma: tf.Tensor,
-    apply: Precondition,
+    apply: Callable[[tf.Tensor], tf.Tensor],
     first_change: float,
 ) -> tf.Tensor:
     """H g by the two-loop recursion (Nocedal and Wright, algorithm 7.4).
@@ -190,122 +205,6 @@ def inverse_hessian_product(
         beta = rho[i] * dot(y[i], q)
         q = q + (alpha - beta) * s[i]
     return q
-
-
-class _Trial(NamedTuple):
-    """A line search under way; lengths are in units of the direction."""
-
-    length: tf.Tensor  # the next to try
-    low: tf.Tensor  # the best length that decreases enough, 0 at first
-    low_value: tf.Tensor
-    low_slope: tf.Tensor
-    high: tf.Tensor  # a length known to be too long; 0 while there is none
-    x: tf.Tensor  # at `low`
-    value: tf.Tensor
-    gradient: tf.Tensor
-    terms: Any
-    evaluations: tf.Tensor
-    moved: tf.Tensor
-    finite: tf.Tensor
-    done: tf.Tensor
-
-
-def _line_search(
-    objective: Objective, state: State, direction: tf.Tensor, slope: tf.Tensor
-) -> _Trial:
-    """A point that satisfies the Wolfe conditions, or the best that was seen.
-
-    Too long (no sufficient decrease, or not finite): interpolate between `low` and there.  Too
-    short (the slope is still steep): go further.  Values are compared divided by `scale`.
-    """
-    start_value = state.value / state.scale
-    zero = tf.zeros_like(slope)
-    # Values as they are rounded: near a minimum the decrease drowns in it.
-    noise = 1e-7 * tf.abs(start_value) if state.x.dtype == tf.float32 else zero
-
-    def going(trial: _Trial) -> tf.Tensor:
-        return tf.logical_not(trial.done) & (trial.evaluations < TRIALS)
-
-    def attempt(trial: _Trial) -> tuple[_Trial]:
-        x = state.x + trial.length * direction
-        value, gradient, terms = objective(x)
-        gradient = gradient / state.scale
-        scaled = value / state.scale
-        new_slope = dot(gradient, direction)
-        finite = tf.math.is_finite(value) & tf.math.is_finite(new_slope)
-        limit = start_value + DECREASE * trial.length * slope + noise
-        enough = finite & (scaled <= limit)
-        better = enough & ((scaled <= trial.low_value + noise) | tf.logical_not(trial.moved))
-        flat = tf.abs(new_slope) <= -CURVATURE * slope
-        # Beyond a minimum along the line: the slope points back.
-        beyond = better & (new_slope > 0)
-        too_long = tf.logical_not(better) | beyond
-        high = tf.where(too_long, trial.length, trial.high)
-        low = tf.where(better & tf.logical_not(beyond), trial.length, trial.low)
-        inside = _interpolate(
-            trial.low, trial.low_value, trial.low_slope, trial.length, scaled, new_slope
-        )
-        inside = tf.where(finite, inside, trial.low + 0.1 * (trial.length - trial.low))
-        longer = tf.where(high > 0, (low + high) / 2, trial.length * 4)
-        following = tf.where(too_long, inside, longer)
-
-        def choose(new: Any, old: Any) -> Any:
-            return tf.where(better, new, old)
-
-        return (
-            _Trial(
-                length=following,
-                low=low,
-                low_value=tf.where(low > trial.low, scaled, trial.low_value),
-                low_slope=tf.where(low > trial.low, new_slope, trial.low_slope),
-                high=high,
-                x=choose(x, trial.x),
-                value=choose(value, trial.value),
-                gradient=choose(gradient, trial.gradient),
-                terms=tf.nest.map_structure(choose, terms, trial.terms),
-                evaluations=trial.evaluations + 1,
-                moved=trial.moved | better,
-                finite=trial.finite | finite,
-                done=better & flat,
-            ),
-        )
-
-    first = _Trial(
-        length=tf.ones_like(slope),
-        low=zero,
-        low_value=start_value,
-        low_slope=slope,
-        high=zero,
-        x=state.x,
-        value=state.value,
-        gradient=state.gradient,
-        terms=state.terms,
-        evaluations=tf.constant(0),
-        moved=tf.constant(False),
-        finite=tf.logical_not(slope < 0),
-        done=tf.logical_not(slope < 0),
-    )
-    return tf.while_loop(going, attempt, (first,), parallel_iterations=1)[0]
-
-
-def _interpolate(
-    a: tf.Tensor,
-    value_a: tf.Tensor,
-    slope_a: tf.Tensor,
-    b: tf.Tensor,
-    value_b: tf.Tensor,
-    slope_b: tf.Tensor,
-) -> tf.Tensor:
-    """The minimum of the cubic through two points with slopes, kept off both ends.
-
-    Reference: Nocedal and Wright, equation 3.59.
-    """
-    width = tf.where(a == b, tf.ones_like(b), b - a)
-    d1 = slope_a + slope_b - 3 * (value_b - value_a) / width
-    d2 = tf.sqrt(tf.nn.relu(d1 * d1 - slope_a * slope_b)) * tf.sign(width)
-    share = (slope_b + d2 - d1) / (slope_b - slope_a + 2 * d2)
-    share = tf.where(tf.math.is_finite(share), 1 - share, tf.constant(0.5, share.dtype))
-    return a + tf.clip_by_value(share, 0.1, 0.9) * width
 
 
 class AdamState(NamedTuple):

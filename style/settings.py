@@ -35,7 +35,7 @@ class Settings:
     optimizer: str = "lbfgs"
     steps: int = 500
     scales: int = 1
-    memory: int = 20
+    memory: int = 50
     smoothing: float = 0.25
     learning_rate: float = 0.02
     preserve_color: str = "none"
@@ -64,11 +64,11 @@ STYLE_WEIGHTS = {
 TV_WEIGHTS = {"transfer": 0.0, "texture": 0.0, "amalgamation": 0.0, "inversion": 0.03}
 # Which flags a task does not look at.
 UNUSED = {
-    "transfer": ("norm_weight", "tv_beta"),
-    "amalgamation": ("norm_weight", "tv_beta"),
+    "transfer": ("norm_weight",),
+    "amalgamation": ("norm_weight",),
     "texture": (
         *("content", "content_layers", "content_weight", "content_mask", "preserve_color"),
-        *("color_root", "norm_weight", "tv_beta"),
+        *("color_root", "norm_weight"),
     ),
     "inversion": (
         *("style", "style_blend", "style_scale", "style_layers", "style_weight", "style_loss"),

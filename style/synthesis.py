@@ -42,7 +42,12 @@ def as_batch(pixels: np.ndarray) -> tf.Tensor:
 def features_of(model: keras.Model, layers: Layers, pixels: np.ndarray) -> Mapping[str, tf.Tensor]:
     """Features of a picture [H, W, 3]."""
     network = chain.features(model, [name for name, _ in layers])
-    return tf.function(lambda x: network(x, training=False))(as_batch(pixels))
+    return once(lambda x: network(x, training=False), as_batch(pixels))
+
+
+def once(function: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
+    """The function of x, computed as a graph without TensorFlow's warnings of many tracings."""
+    return tf.function(function).get_concrete_function(x)(x)
 
 
 def content_terms(
@@ -92,7 +97,7 @@ def style_terms(
     total = sum(style.weight for style in styles)
     terms = []
     random = np.random.Generator(np.random.PCG64(seed))
-    sizes = feature_sizes(model, shape)
+    sizes = feature_sizes(chain.features(model, [name for name, _ in layers]), shape)
     for style in styles:
         if not style.weight or not weight:
             continue
@@ -163,8 +168,9 @@ def optimizer(
     evaluate: objective.Evaluate,
     shape: tuple[int, int],
     *,
-    memory: int = 20,
+    memory: int = optimizers.MEMORY,
     smoothing: float = 0.25,
+    learn: bool = True,
     learning_rate: float = 0.02,
 ) -> optimizers.Optimizer:
     """An optimiser of a picture.
@@ -174,14 +180,15 @@ def optimizer(
         evaluate: The objective.
         shape: Height and width of the picture.
         memory: Pairs that L-BFGS keeps.
-        smoothing: Exponent of its preconditioner in frequency, see `fourier`.
+        smoothing: Exponent of its preconditioner at first, see `fourier`.
+        learn: Whether the preconditioner learns.
         learning_rate: Of Adam.
     """
     if name == "adam":
         return optimizers.adam(evaluate, learning_rate=learning_rate)
     if name != "lbfgs":
         raise UsageError(f"Expected optimizer lbfgs or adam. Received: {name!r}. Choose one.")
-    precondition = fourier.preconditioner(*shape, smoothing)
+    precondition = fourier.preconditioner(*shape, exponent=smoothing, learn=learn)
     return optimizers.lbfgs(evaluate, memory=memory, precondition=precondition)
 
 
@@ -200,7 +207,7 @@ def minimize(
     """
     step = tf.function(method.step)
     if state is None:
-        state = tf.function(method.init)(x)
+        state = once(method.init, x)
     yield state
     while int(state.evaluations) < evaluations and not bool(state.stalled):
         before = int(state.steps)
@@ -223,6 +230,3 @@ def coarse_to_fine(shape: tuple[int, int], scales: int, least: int) -> list[tupl
         image.shape_for(shape, max(shape) / 2**halvings) for halvings in reversed(range(scales))
     ]
     return [size for size in sizes if min(size) >= least] or [shape]
-
-
-Prepare = Callable[[tuple[int, int]], list[Term]]

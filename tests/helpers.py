@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 # Real material, for development only: tests that use it are skipped where it is not.
@@ -145,3 +146,61 @@ def trap(path: Path) -> keras.layers.Lambda:
     """A layer with code of its own, which leaves a file when it runs."""
     trace = str(path)
     return keras.layers.Lambda(lambda x: (open(trace, "w").close(), x)[1])
+
+
+def double(array) -> tf.Tensor:
+    """The same numbers as a float64 tensor."""
+    return tf.constant(np.asarray(array), tf.float64)
+
+
+def activations(positions: int, channels: int = 4, seed: int = 0) -> np.ndarray:
+    """Random features F [M, C] as after a ReLU, float64: some are 0, channels differ in mean."""
+    random = np.random.default_rng(seed)
+    mixed = random.normal(0.3, 1, (positions, channels)) @ random.normal(0, 1, (channels, channels))
+    return np.maximum(mixed + random.uniform(0, 1, channels), 0)
+
+
+def gradient_of(function, x) -> np.ndarray:
+    """The gradient of a scalar function, in float64."""
+    x = double(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return tape.gradient(value, x).numpy()
+
+
+def assert_gradient(function, x, relative: float = 1e-6, seed: int = 0) -> None:
+    """The gradient along a random direction is the central difference, in float64.
+
+    The direction's largest entry is 1; the step is small enough for the smooth functions here.
+    """
+    direction = np.random.default_rng(seed).uniform(-1, 1, np.shape(x))
+    step = 1e-5
+    ahead, behind = (float(function(double(x + h * direction))) for h in (step, -step))
+    expected = (ahead - behind) / (2 * step)
+    assert abs(expected) > 1e-6, "a direction that shows nothing"
+    assert np.sum(gradient_of(function, x) * direction) == pytest.approx(expected, rel=relative)
+
+
+def save_model(folder: Path) -> Path:
+    """A normalised network of three convolutions in `folder`, as the command saves it."""
+    import vgg_normalize as vn
+    from vgg_normalize import sample
+
+    model = vn.build("vgg19", weights="random", last_layer="block2_conv1")
+    batches = [sample.picture(i)[None, :96, :96].astype(np.float32) / 255 for i in range(2)]
+    means = vn.channel_means(model, batches)
+    vn.save(vn.normalize(model, means), means, folder, formats=("saved_model",))
+    return folder
+
+
+def stylise(*arguments: object) -> int:
+    """The exit code of `python -m style`, run in this process, whose signal handlers stay."""
+    from style.__main__ import main
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return main(["style", *map(str, arguments)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -71,7 +71,7 @@ def load(path: Path, settings: str) -> tuple[dict[str, np.ndarray] | None, list[
         if found != settings:
             raise OutputError(
                 f"Expected a checkpoint of this run. Received: {candidate}, made with other "
-                "settings, weights or images. Use the same flags, or --overwrite to start afresh."
+                "settings, weights or images. Use the same flags, or start afresh without --resume."
             )
         return arrays, complaints
     return None, complaints

@@ -1,0 +1,160 @@
+"""The preconditioner in Fourier space: symmetric, positive definite, and what it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import double
+
+from style import fourier
+
+SIZES = [(8, 8), (7, 9), (6, 11), (11, 6), (1, 5), (5, 1)]
+each_size = pytest.mark.parametrize("size", SIZES, ids=str)
+each_state = pytest.mark.parametrize("learnt", [False, True], ids=["start", "learnt"])
+
+
+def noise(size, seed=0):
+    return np.random.default_rng(seed).normal(size=(1, *size, 3))
+
+
+def state(size, learnt=False, exponent=0.4, dtype=tf.float64):
+    """A preconditioner as a function of a gradient, at the start or after some pairs."""
+    method = fourier.preconditioner(*size, exponent=exponent)
+    known = method.init(tf.constant(noise(size), dtype))
+    for seed in range(8 if learnt else 0):
+        s = tf.constant(noise(size, 10 + seed), dtype)
+        # A pair of a symmetric positive definite Hessian that mixes colours.
+        mix = np.array([[3, 1, 0], [1, 2, 0.5], [0, 0.5, 1]])
+        known = method.update(known, s, tf.einsum("bhwc,cd->bhwd", s, tf.constant(mix, dtype)))
+    return (lambda g: method.apply(known, g)), known
+
+
+@each_size
+def test_frequencies_are_those_of_numpy_and_at_least_one_cycle(size):
+    found = fourier.frequencies(*size)
+    assert found.shape == (size[0], size[1] // 2 + 1)
+    assert found[0, 0] == found.min() == 1 / max(size)
+    y, x = np.fft.fftfreq(size[0])[-1], np.fft.rfftfreq(size[1])[-1]
+    assert found[-1, -1] == max(np.hypot(y, x), 1 / max(size))
+
+
+@each_size
+def test_bands_rise_with_frequency_and_none_is_empty(size):
+    band, frequency = fourier.bands(*size), fourier.frequencies(*size)
+    order = np.argsort(frequency.ravel(), kind="stable")
+    assert band.ravel()[order[0]] == 0 and (np.diff(band.ravel()[order]) >= 0).all()
+    np.testing.assert_array_equal(np.unique(band), np.arange(band.max() + 1))
+    assert band.max() < fourier.BANDS
+
+
+@each_size
+def test_gains_at_the_start_are_positive_with_mean_one_and_fall_with_frequency(size):
+    gains = state(size)[1].gains.numpy()
+    diagonal = gains[:, 0, 0]
+    assert diagonal.min() > 0 and diagonal.mean() == pytest.approx(1, rel=1e-12)
+    assert (np.diff(diagonal) < 0).all()
+    np.testing.assert_array_equal(gains, diagonal[:, None, None] * np.eye(3))
+
+
+def test_gains_at_the_start_follow_the_power_law():
+    size, exponent = (48, 48), 0.5
+    gains = state(size, exponent=exponent)[1].gains.numpy()[:, 0, 0]
+    band, frequency = fourier.bands(*size), fourier.frequencies(*size)
+    expected = [(frequency[band == i] ** (-2 * exponent)).mean() for i in range(len(gains))]
+    np.testing.assert_allclose(gains / gains[0], expected / expected[0], rtol=1e-12)
+
+
+@each_size
+@each_state
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_the_product_is_that_of_numpy(size, learnt, dtype):
+    apply, known = state(size, learnt, dtype=dtype)
+    x = noise(size)
+    half = known.gains.numpy().astype(float)[fourier.bands(*size)]
+    spectrum = np.einsum("hwij,hwj->hwi", half, np.fft.rfft2(x[0], axes=(0, 1)))
+    expected = np.fft.irfft2(spectrum, size, axes=(0, 1))[None]
+    found = apply(tf.constant(x, dtype))
+    assert found.dtype == dtype and found.shape == x.shape
+    close = 1e-12 if dtype == tf.float64 else 1e-5
+    np.testing.assert_allclose(found, expected, atol=close * np.abs(expected).max(), rtol=1e-9)
+
+
+@each_size
+@each_state
+def test_it_is_symmetric(size, learnt):
+    apply, _ = state(size, learnt)
+    a, b = noise(size, 1), noise(size, 2)
+    left, right = np.sum(a * apply(double(b))), np.sum(b * apply(double(a)))
+    assert left == pytest.approx(right, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 5)], ids=str)
+@each_state
+def test_it_is_positive_definite(size, learnt):
+    apply, known = state(size, learnt)
+    basis = np.eye(3 * size[0] * size[1]).reshape(-1, 1, *size, 3)
+    matrix = np.array([apply(double(column)).numpy().ravel() for column in basis])
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+    values, gains = np.linalg.eigvalsh(matrix), np.linalg.eigvalsh(known.gains)
+    np.testing.assert_allclose(values[[0, -1]], [gains.min(), gains.max()], rtol=1e-9)
+    assert values[0] > 0
+
+
+def test_exponent_zero_is_the_identity_at_the_start():
+    x = noise((5, 8))
+    np.testing.assert_allclose(state((5, 8), exponent=0)[0](double(x)), x, atol=1e-14)
+
+
+def test_channels_do_not_mix_at_the_start():
+    x, apply = noise((6, 7)), state((6, 7))[0]
+    alone = x * np.array([1, 0, 0])
+    found = apply(double(alone)).numpy()
+    np.testing.assert_allclose(found[..., 0], apply(double(x)).numpy()[..., 0], atol=1e-13)
+    assert not found[..., 1:].any()
+
+
+def test_solve_finds_the_matrix_between_two_covariances():
+    random = np.random.default_rng(0)
+    roots = random.normal(size=(2, 4, 3, 6))
+    moves, changes = roots @ roots.swapaxes(-1, -2)
+    found = fourier.solve(double(moves), double(changes)).numpy()
+    np.testing.assert_allclose(found, found.swapaxes(-1, -2), atol=1e-12)
+    assert (np.linalg.eigvalsh(found) > 0).all()
+    np.testing.assert_allclose(found @ changes @ found, moves, rtol=1e-3, atol=1e-3)
+
+
+def test_it_learns_the_inverse_of_a_hessian_of_colours():
+    gains = state((8, 8), learnt=True)[1].gains.numpy()
+    inverse = np.linalg.inv([[3, 1, 0], [1, 2, 0.5], [0, 0.5, 1]])
+    # Bands with few frequencies cannot show all three colours; the last ones can.
+    np.testing.assert_allclose(gains[-1], inverse, rtol=1e-3, atol=1e-3)
+
+
+def test_it_does_not_learn_unless_asked():
+    method = fourier.preconditioner(6, 6, learn=False)
+    before = method.init(double(noise((6, 6))))
+    after = method.update(before, double(noise((6, 6), 1)), double(noise((6, 6), 1)))
+    for ours, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_was_learnt_is_used_after_the_warm_up_only():
+    method = fourier.preconditioner(6, 6)
+    known = method.init(double(noise((6, 6))))
+    start = known.gains.numpy()
+    for i in range(1, fourier.WARM_UP + 2):
+        known = method.update(known, double(noise((6, 6), i)), double(7 * noise((6, 6), i)))
+        assert int(known.pairs) == i
+        assert np.array_equal(known.gains, start) == (i <= fourier.WARM_UP)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_a_colour_that_never_moves_leaves_it_positive_definite(dtype):
+    method = fourier.preconditioner(6, 7)
+    known = method.init(tf.constant(noise((6, 7)), dtype))
+    for i in range(6):
+        s = tf.constant(noise((6, 7), i) * np.array([1, 0, 1]), dtype)
+        known = method.update(known, s, 2 * s)
+    values = np.linalg.eigvalsh(known.gains)
+    assert np.isfinite(values).all() and (values > 0).all()

@@ -1,0 +1,139 @@
+"""Sums over positions and the statistics made of them, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import activations, assert_gradient, double
+
+from style import stats
+
+F = activations(29, 5)
+T = np.random.default_rng(1).uniform(0, 2, 29)
+KINDS = {
+    "first": stats.first_sums,
+    "diagonal": stats.diagonal_sums,
+    "gram": stats.gram_sums,
+    "full": stats.full_sums,
+}
+each_kind = pytest.mark.parametrize("sums", KINDS.values(), ids=KINDS)
+
+
+def assert_sums(found, expected, tolerance=1e-12):
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_flatten_keeps_channels_together_and_runs_along_rows():
+    features = np.arange(2 * 3 * 4, dtype=np.float32).reshape(1, 2, 3, 4)
+    flat = stats.flatten(tf.constant(features)).numpy()
+    assert flat.shape == (6, 4)
+    np.testing.assert_array_equal(flat[1 * 3 + 2], features[0, 1, 2])
+
+
+def test_mean_is_that_of_numpy():
+    for sums in (stats.first_sums, stats.diagonal_sums, stats.full_sums):
+        np.testing.assert_allclose(stats.mean(sums(double(F))), F.mean(0), rtol=1e-12)
+
+
+def test_gram_is_the_mean_product_of_channels():
+    for sums in (stats.gram_sums, stats.full_sums):
+        found = stats.gram(sums(double(F)))
+        np.testing.assert_allclose(found, F.T @ F / len(F), rtol=1e-12)
+
+
+def test_standard_deviation_is_biased_and_has_its_epsilon():
+    found = stats.standard_deviation(stats.diagonal_sums(double(F)))
+    np.testing.assert_allclose(found, np.sqrt(F.var(0) + 1e-8), rtol=1e-12)
+
+
+def test_covariance_is_biased():
+    found = stats.covariance(stats.full_sums(double(F)))
+    np.testing.assert_allclose(found, np.cov(F.T, bias=True), rtol=1e-10, atol=1e-12)
+
+
+def test_a_constant_channel_has_the_root_of_epsilon_as_deviation():
+    for value in (0.0, 7.3):
+        sums = stats.diagonal_sums(tf.fill([50, 2], tf.constant(value, tf.float64)))
+        np.testing.assert_allclose(stats.standard_deviation(sums), 1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 123.4])
+def test_a_constant_channel_in_float32_has_a_finite_deviation_and_gradient(value):
+    features = tf.fill([37, 3], tf.constant(value, tf.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        found = tf.reduce_sum(stats.standard_deviation(stats.diagonal_sums(features)))
+    assert np.isfinite(found) and np.isfinite(tape.gradient(found, features)).all()
+
+
+def test_weighted_statistics_are_those_of_a_loop_over_positions():
+    weight, first, second = 0.0, np.zeros(5), np.zeros((5, 5))
+    for f, t in zip(F, T, strict=True):
+        weight, first = weight + t, first + t * f
+        second = second + t * np.outer(f, f)
+    mu = first / weight
+    sigma = np.sqrt(np.diag(second) / weight - mu**2 + 1e-8)
+    full = stats.full_sums(double(F), double(T))
+    np.testing.assert_allclose(stats.mean(full), mu, rtol=1e-12)
+    np.testing.assert_allclose(stats.gram(full), second / weight, rtol=1e-12)
+    covariance = second / weight - np.outer(mu, mu)
+    np.testing.assert_allclose(stats.covariance(full), covariance, rtol=1e-9, atol=1e-12)
+    diagonal = stats.diagonal_sums(double(F), double(T))
+    np.testing.assert_allclose(stats.standard_deviation(diagonal), sigma, rtol=1e-12)
+    np.testing.assert_allclose(stats.mean(stats.first_sums(double(F), double(T))), mu, rtol=1e-12)
+    gram = stats.gram(stats.gram_sums(double(F), double(T)))
+    np.testing.assert_allclose(gram, second / weight, rtol=1e-12)
+
+
+@each_kind
+def test_weights_of_one_are_no_weights(sums):
+    assert_sums(sums(double(F), double(np.ones(29))), sums(double(F)))
+
+
+@each_kind
+def test_weights_of_zero_and_one_restrict_to_positions(sums):
+    inside = T > 1
+    assert 0 < inside.sum() < 29
+    assert_sums(sums(double(F), double(inside)), sums(double(F[inside])))
+
+
+@each_kind
+def test_sums_of_parts_add_up_to_those_of_the_whole(sums):
+    for weights in (None, T):
+        pick = [slice(0, 7), slice(7, 8), slice(8, 29)]
+        parts = [sums(double(F[p]), None if weights is None else double(T[p])) for p in pick]
+        added = [sum(part[i] for part in parts) for i in range(3)]
+        assert_sums(added, sums(double(F), None if weights is None else double(T)))
+
+
+def test_statistics_do_not_depend_on_the_scale_of_the_weights():
+    for statistic, sums in (
+        (stats.mean, stats.first_sums),
+        (stats.gram, stats.gram_sums),
+        (stats.standard_deviation, stats.diagonal_sums),
+        (stats.covariance, stats.full_sums),
+    ):
+        once, more = (statistic(sums(double(F), double(c * T))) for c in (1, 40))
+        np.testing.assert_allclose(once, more, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "sums"),
+    [
+        (stats.mean, stats.first_sums),
+        (stats.gram, stats.gram_sums),
+        (stats.standard_deviation, stats.diagonal_sums),
+        (stats.covariance, stats.full_sums),
+    ],
+)
+def test_gradients_of_statistics_are_differences(statistic, sums):
+    for weights in (None, double(T)):
+        shape = statistic(sums(double(F))).shape
+        cotangent = double(np.random.default_rng(2).normal(size=shape))
+
+        def projected(f, weights=weights, cotangent=cotangent):
+            return tf.reduce_sum(statistic(sums(f, weights)) * cotangent)
+
+        assert_gradient(projected, F)

@@ -1,0 +1,309 @@
+"""The tasks as terms, first pictures, sizes, and the loop over steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import picture, small_vgg, tiny_chain
+
+import vgg_normalize as vn
+from style import objective, synthesis
+from style.losses import SAMPLES, STYLE_LOSSES
+from style.synthesis import Style
+from vgg_normalize.errors import ImagesError, UsageError
+
+LAYERS = [("first", 1.0), ("second", 2.0)]
+SHAPE = (24, 30)
+FIRST = picture(*SHAPE, seed=1).astype(np.float32) / 255
+SECOND = picture(26, 20, seed=2).astype(np.float32) / 255
+RESULT = picture(*SHAPE, seed=3).astype(np.float32) / 255
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_chain()
+
+
+def evaluated(model, terms, pixels=RESULT) -> tuple[float, np.ndarray, dict]:
+    """Objective, gradient and the parts of it, at a picture."""
+    value, gradient, parts = objective.evaluation(model, terms)(synthesis.as_batch(pixels))
+    return float(value), gradient.numpy()[0], {k: float(v) for k, v in parts.items()}
+
+
+def style_terms(model, *styles, loss="gram", layers=LAYERS, weight=3.0, shape=SHAPE, seed=0):
+    return synthesis.style_terms(model, styles, layers, weight, shape=shape, loss=loss, seed=seed)
+
+
+# Sizes and first pictures.
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales", "least", "expected"),
+    [
+        ((64, 48), 1, 4, [(64, 48)]),
+        ((64, 48), 3, 4, [(16, 12), (32, 24), (64, 48)]),
+        ((64, 48), 3, 20, [(32, 24), (64, 48)]),
+        ((63, 31), 2, 4, [(32, 16), (63, 31)]),
+        ((10, 10), 2, 32, [(10, 10)]),
+    ],
+)
+def test_sizes_double_up_to_the_whole_picture(shape, scales, least, expected):
+    assert synthesis.coarse_to_fine(shape, scales, least) == expected
+
+
+def test_noise_is_fixed_by_its_seed_and_grey_on_average():
+    noise = synthesis.noise((40, 50), 3)
+    assert noise.shape == (40, 50, 3) and noise.dtype == np.float32
+    np.testing.assert_array_equal(noise, synthesis.noise((40, 50), 3))
+    assert np.abs(noise - synthesis.noise((40, 50), 4)).mean() > 0.1
+    np.testing.assert_allclose(noise.mean((0, 1)), 0.5, atol=0.02)
+    assert np.abs(np.corrcoef(noise.reshape(-1, 3).T)[np.triu_indices(3, 1)]).max() < 0.1
+
+
+@pytest.mark.parametrize("pooling", ["max", "avg"])
+@pytest.mark.parametrize("shape", [(32, 32), (47, 33), (35, 50)])
+def test_sizes_of_features_are_those_of_real_features(monkeypatch, pooling, shape):
+    small_vgg(monkeypatch)
+    model = vn.build("vgg19", weights="random", pooling=pooling)
+    sizes = synthesis.feature_sizes(model, shape)
+    names = [f"block{block}_conv1" for block in range(1, 6)]
+    found = vn.features(model, names)(np.zeros((1, *shape, 3), np.float32))
+    assert {name: sizes[name] for name in names} == {
+        name: tuple(found[name].shape[1:3]) for name in names
+    }
+
+
+# Content and inversion.
+
+
+def test_content_is_the_weighted_mean_squared_difference(model):
+    terms = synthesis.content_terms(model, FIRST, LAYERS, 5.0)
+    value, gradient, parts = evaluated(model, terms)
+    ours = synthesis.features_of(model, LAYERS, RESULT)
+    theirs = synthesis.features_of(model, LAYERS, FIRST)
+    expected = 5 * sum(w * np.mean((ours[name] - theirs[name]).numpy() ** 2) for name, w in LAYERS)
+    assert value == pytest.approx(expected, rel=1e-5) and parts == {"content": value}
+    assert np.abs(gradient).max() > 0
+    assert evaluated(model, terms, FIRST)[0] == pytest.approx(0, abs=1e-10)
+
+
+def test_inversion_is_relative_to_the_features_norm(model):
+    terms = synthesis.inversion_terms(model, FIRST, "second", 2.0)
+    ours = synthesis.features_of(model, LAYERS, RESULT)["second"].numpy()
+    theirs = synthesis.features_of(model, LAYERS, FIRST)["second"].numpy()
+    expected = 2 * np.sum((ours - theirs) ** 2) / np.sum(theirs**2)
+    assert evaluated(model, terms)[0] == pytest.approx(expected, rel=1e-5)
+    assert evaluated(model, terms, FIRST)[0] == pytest.approx(0, abs=1e-10)
+
+
+def test_terms_of_weight_zero_are_left_out(model):
+    assert synthesis.content_terms(model, FIRST, LAYERS, 0.0) == []
+    assert len(synthesis.content_terms(model, FIRST, [("first", 0.0), LAYERS[1]], 1.0)) == 1
+    assert style_terms(model, Style(FIRST), weight=0.0) == []
+    assert len(style_terms(model, Style(FIRST), Style(SECOND, 0.0))) == len(LAYERS)
+
+
+# Style.
+
+
+@pytest.mark.parametrize("loss", [name for name in STYLE_LOSSES if name != "mmd_gaussian"])
+def test_a_style_costs_nothing_at_itself_and_something_elsewhere(model, loss):
+    terms = style_terms(model, Style(FIRST), loss=loss)
+    away, at = evaluated(model, terms)[0], evaluated(model, terms, FIRST)[0]
+    assert away > 1e-4
+    assert abs(at) <= 1e-6 * away
+
+
+def test_the_gaussian_kernel_costs_much_less_at_the_style_itself(model):
+    terms = style_terms(model, Style(FIRST), loss="mmd_gaussian")
+    assert 0 <= evaluated(model, terms, FIRST)[0] < 0.3 * evaluated(model, terms)[0]
+
+
+def test_gram_is_the_weighted_mean_over_entries(model):
+    expected = 0.0
+    for name, weight in LAYERS:
+        grams = []
+        for pixels in (RESULT, SECOND):
+            f = synthesis.features_of(model, LAYERS, pixels)[name].numpy()
+            f = f.reshape(-1, f.shape[-1]).astype(float)
+            grams.append(f.T @ f / len(f))
+        expected += 3 * weight * np.mean((grams[0] - grams[1]) ** 2)
+    value, _, parts = evaluated(model, style_terms(model, Style(SECOND)))
+    assert value == pytest.approx(expected, rel=1e-4) and parts == {"style": value}
+
+
+@pytest.mark.parametrize("loss", ["gram", "mmd_gaussian", "wasserstein"])
+def test_a_blend_of_one_and_nothing_is_the_first_style(model, loss):
+    blend = style_terms(model, Style(FIRST, 1.0), Style(SECOND, 0.0), loss=loss)
+    alone = style_terms(model, Style(FIRST, 1.0), loss=loss)
+    assert evaluated(model, blend)[0] == evaluated(model, alone)[0]
+
+
+def test_a_blend_is_the_weighted_mean_of_its_styles(model):
+    first, second = (evaluated(model, style_terms(model, Style(s)))[0] for s in (FIRST, SECOND))
+    blend = evaluated(model, style_terms(model, Style(FIRST, 1.0), Style(SECOND, 3.0)))[0]
+    assert blend == pytest.approx((first + 3 * second) / 4, rel=1e-5)
+
+
+def test_sampled_positions_are_fixed_by_the_seed(model):
+    values = [
+        evaluated(model, style_terms(model, Style(SECOND), loss="mmd_gaussian", seed=seed))
+        for seed in (1, 1, 2)
+    ]
+    assert values[0][0] == values[1][0]
+    np.testing.assert_array_equal(values[0][1], values[1][1])
+    assert values[0][0] != values[2][0]
+
+
+def test_an_unknown_loss_is_refused_with_the_list(model):
+    with pytest.raises(UsageError, match="gram.*'nothing'"):
+        style_terms(model, Style(FIRST), loss="nothing")
+
+
+# Masks.
+
+
+def left(shape, columns: int) -> np.ndarray:
+    mask = np.zeros(shape, np.float32)
+    mask[:, :columns] = 1
+    return mask
+
+
+def test_a_mask_at_a_layer_is_the_mean_over_what_a_position_covers():
+    mask = left((4, 6), 3)
+    np.testing.assert_allclose(synthesis.mask_for(mask, (2, 3)), [[1, 0.5, 0]] * 2)
+    np.testing.assert_array_equal(synthesis.mask_for(mask, (4, 6)), mask)
+
+
+@pytest.mark.parametrize("loss", list(STYLE_LOSSES))
+def test_a_style_with_its_place_pulls_only_there(model, loss):
+    terms = style_terms(model, Style(SECOND, place=left(SHAPE, 10)), loss=loss)
+    _, gradient, _ = evaluated(model, terms)
+    assert np.abs(gradient[:, :10]).max() > 0
+    # "second" sees 4 pixels beyond: 1 position of 2 pixels, 1 pixel of "first", and rounding.
+    np.testing.assert_array_equal(gradient[:, 14:], 0)
+
+
+def test_a_place_that_is_everywhere_is_no_place(model):
+    everywhere = Style(SECOND, mask=np.ones(SECOND.shape[:2]), place=np.ones(SHAPE))
+    masked, plain = (
+        evaluated(model, style_terms(model, s))[0] for s in (everywhere, Style(SECOND))
+    )
+    assert masked == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", list(STYLE_LOSSES))
+def test_a_style_mask_hides_the_rest_of_the_style(model, loss):
+    mask, changed = left(SECOND.shape[:2], 8), SECOND.copy()
+    changed[:, 12:] = 1 - changed[:, 12:]
+    found = [
+        evaluated(model, style_terms(model, Style(s, mask=m), loss=loss))[0]
+        for s, m in ((SECOND, mask), (changed, mask), (SECOND, None))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_each_style_has_its_own_half(model):
+    halves = left(SHAPE, 16), 1 - left(SHAPE, 16)
+    layers = [("first", 1.0)]
+    both = style_terms(
+        model,
+        *(Style(s, place=p) for s, p in zip((FIRST, SECOND), halves, strict=True)),
+        layers=layers,
+    )
+    one = style_terms(model, Style(FIRST, place=halves[0]), layers=layers)
+    gradients = [evaluated(model, terms)[1] for terms in (both, one)]
+    np.testing.assert_allclose(gradients[0][:, :14], gradients[1][:, :14] / 2, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["gram", "mmd_gaussian"])
+def test_a_mask_that_leaves_nothing_is_refused(model, loss):
+    with pytest.raises(ImagesError, match="empty"):
+        style_terms(model, Style(FIRST, place=np.zeros(SHAPE)), loss=loss)
+
+
+def test_fewer_positions_than_samples_are_drawn_again(model):
+    assert SHAPE[0] * SHAPE[1] // 4 < SAMPLES
+    random = np.random.Generator(np.random.PCG64(0))
+    mask = left(SHAPE, 4)
+    loss = STYLE_LOSSES["mmd_gaussian"]()
+    guide, samples = synthesis._positions(loss, mask, SHAPE, random)
+    assert guide is None and samples.shape == (SAMPLES,)
+    assert (samples.numpy() % SHAPE[1] < 4).all()
+    assert len(np.unique(samples)) <= 4 * SHAPE[0]
+
+
+# Steps.
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+def test_texture_from_noise_loses_almost_all_of_its_loss(model, name):
+    terms = style_terms(model, Style(FIRST))
+    method = synthesis.optimizer(
+        name, objective.evaluation(model, terms), SHAPE, memory=5, learning_rate=0.03
+    )
+    start = synthesis.as_batch(synthesis.noise(SHAPE, 0))
+    values = [float(state.value) for state in synthesis.minimize(method, start, 80)]
+    assert values[-1] < 0.02 * values[0]
+
+
+def test_steps_are_yielded_once_each_and_end_with_the_evaluations(model):
+    terms = style_terms(model, Style(FIRST))
+    method = synthesis.optimizer("adam", objective.evaluation(model, terms), SHAPE)
+    states = list(synthesis.minimize(method, synthesis.as_batch(RESULT), 5))
+    assert [int(state.steps) for state in states] == [0, 1, 2, 3, 4]
+    assert [int(state.evaluations) for state in states] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+def test_going_on_from_a_state_gives_the_same_bits(model, name):
+    evaluate = objective.evaluation(model, style_terms(model, Style(FIRST)))
+    method = synthesis.optimizer(name, evaluate, SHAPE, memory=3)
+    start = synthesis.as_batch(RESULT)
+    whole = list(synthesis.minimize(method, start, 9))
+    middle = whole[4]
+    after = list(synthesis.minimize(method, start, 9, state=middle))
+    assert int(after[0].steps) == int(middle.steps)
+    np.testing.assert_array_equal(after[-1].x, whole[-1].x)
+
+
+def test_nothing_to_gain_ends_at_once_where_it_began(model):
+    terms = synthesis.content_terms(model, FIRST, LAYERS, 1.0)
+    method = synthesis.optimizer("lbfgs", objective.evaluation(model, terms), SHAPE, memory=2)
+    states = list(synthesis.minimize(method, synthesis.as_batch(FIRST), 50))
+    np.testing.assert_array_equal(states[-1].x[0], FIRST)
+    assert bool(states[-1].finite) and int(states[-1].evaluations) == 1
+
+
+def test_an_objective_that_becomes_infinite_ends_with_the_last_good_picture(model):
+    def evaluate(x):
+        value = tf.reduce_sum(tf.sqrt(x - 0.2))  # not a number below 0.2
+        return value, 0.5 / tf.sqrt(x - 0.2), {"content": value}
+
+    method = synthesis.optimizer("adam", evaluate, (4, 4), learning_rate=0.04)
+    *_, last = synthesis.minimize(method, tf.fill((1, 4, 4, 3), 0.3), 50)
+    assert not bool(last.finite) and int(last.steps) >= 1
+    assert np.isfinite(last.x).all() and np.isfinite(last.value)
+
+
+def test_an_unknown_optimizer_is_refused(model):
+    with pytest.raises(UsageError, match="lbfgs or adam.*'sgd'"):
+        synthesis.optimizer("sgd", lambda x: (x, x, {}), SHAPE)
+
+
+def test_many_tracings_do_not_make_tensorflow_warn(model, caplog):
+    terms = style_terms(model, *(Style(FIRST) for _ in range(8)))
+    method = synthesis.optimizer("adam", objective.evaluation(model, terms[:1]), SHAPE)
+    for _ in range(8):
+        list(synthesis.minimize(method, synthesis.as_batch(RESULT), 1))
+    assert "retracing" not in caplog.text
+
+
+def test_weights_of_the_network_stay_as_they_were(model):
+    untouched = tiny_chain()
+    terms = style_terms(model, Style(FIRST))
+    method = synthesis.optimizer("lbfgs", objective.evaluation(model, terms), SHAPE, memory=2)
+    list(synthesis.minimize(method, synthesis.as_batch(RESULT), 3))
+    for ours, theirs in zip(model.weights, untouched.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
