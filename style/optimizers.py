@@ -7,6 +7,7 @@ from it gives the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -17,7 +18,7 @@ from style.line_search import Objective, dot
 # A pair counts when s.y exceeds this share of |s||y|.
 RELATIVE_CURVATURE = 1e-6
 # Pairs that are kept: with a learnt preconditioner more of them pay than without.
-MEMORY = 50
+MEMORY = 30
 # Root mean square change of the first step, in the unit of x.
 FIRST_CHANGE = 0.03
 
@@ -145,16 +146,13 @@ def lbfgs(
         enough = curvature > RELATIVE_CURVATURE * tf.sqrt(dot(s, s) * dot(y, y))
         keep = found.moved & enough
 
-        def remembered() -> tuple[Any, ...]:
-            known = preconditioner.update(state.known, s, y)
-            gamma = curvature / dot(y, preconditioner.apply(known, y))
-            rho = tf.concat([state.rho[1:], [1 / curvature]], 0)
-            return (*state.s[1:], s), (*state.y[1:], y), rho, gamma, known
-
-        def forgotten() -> tuple[Any, ...]:
-            return state.s, state.y, state.rho, state.gamma, state.known
-
-        kept_s, kept_y, rho, gamma, known = tf.cond(keep, remembered, forgotten)
+        # A pair that does not count takes a place all the same, with rho 0: a branch in the graph
+        # would cost more than the place.
+        learnt = preconditioner.update(state.known, s, y)
+        known = tf.nest.map_structure(partial(tf.where, keep), learnt, state.known)
+        rho = tf.concat([state.rho[1:], [tf.where(keep, 1 / curvature, 0)]], 0)
+        gamma = curvature / dot(y, preconditioner.apply(known, y))
+        gamma = tf.where(keep, gamma, state.gamma)
         # A search that failed along a direction from memory may succeed along the gradient.
         fresh = tf.logical_not(found.moved) & (tf.reduce_max(tf.abs(state.rho)) > 0)
         return State(
@@ -167,8 +165,8 @@ def lbfgs(
             evaluations=state.evaluations + found.evaluations,
             stalled=tf.logical_not(found.moved) & tf.logical_not(fresh),
             finite=found.finite,
-            s=kept_s,
-            y=kept_y,
+            s=(*state.s[1:], s),
+            y=(*state.y[1:], y),
             rho=tf.where(fresh, tf.zeros_like(rho), rho),
             gamma=tf.where(fresh, tf.zeros_like(gamma), gamma),
             known=known,

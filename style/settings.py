@@ -35,7 +35,7 @@ class Settings:
     optimizer: str = "lbfgs"
     steps: int = 500
     scales: int = 1
-    memory: int = 50
+    memory: int = 30
     smoothing: float = 0.25
     learning_rate: float = 0.02
     preserve_color: str = "none"

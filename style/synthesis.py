@@ -207,7 +207,7 @@ def minimize(
     """
     step = tf.function(method.step)
     if state is None:
-        state = once(method.init, x)
+        state = method.init(x)  # once, eagerly: tracing it would take longer
     yield state
     while int(state.evaluations) < evaluations and not bool(state.stalled):
         before = int(state.steps)

@@ -8,7 +8,7 @@ import scipy.optimize
 import tensorflow as tf
 from helpers import double
 
-from style import fourier, optimizers
+from style import fourier, line_search, optimizers
 
 # Evaluations until the objective is below 1e-10: known runs, so that a change is seen.
 # Rounding differs between machines, which long runs feel: 5 % are allowed.
@@ -535,7 +535,7 @@ def test_the_cubic_through_a_cubic_has_its_minimum():
 
     minimum = (4 + np.sqrt(16 - 3.6)) / 6
     for a, b in ((0.5, 2.0), (2.0, 0.5), (1.0, 1.5)):
-        found = optimizers._interpolate(*map(double, (a, *cubic(a), b, *cubic(b))))
+        found = line_search._interpolate(*map(double, (a, *cubic(a), b, *cubic(b))))
         assert float(found) == pytest.approx(minimum, rel=1e-9)
 
 

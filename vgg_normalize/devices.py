@@ -45,10 +45,17 @@ def strategy(name: str) -> tf.distribute.Strategy | None:
         raise UsageError(
             f"Expected strategy {', '.join(STRATEGIES)}. Received: {name!r}. Choose one."
         )
-    gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
-        name = "multiworker" if _cluster() else "mirrored" if len(gpus) > 1 else "one"
+        name = (
+            "multiworker"
+            if _cluster()
+            else "mirrored"
+            if len(tf.config.list_physical_devices("GPU")) > 1
+            else "one"
+        )
     if name == "mirrored":
+        # Not before: listing them starts TensorFlow, and then no cluster can be joined.
+        gpus = tf.config.list_logical_devices("GPU")
         cpus = tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in gpus or cpus])
     if name == "multiworker":

@@ -139,7 +139,7 @@ def main():
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--style_weight", type=float, default=100.0)
     parser.add_argument("--smoothing", nargs="+", type=float, default=[0.25])
-    parser.add_argument("--memory", nargs="+", type=int, default=[50])
+    parser.add_argument("--memory", nargs="+", type=int, default=[30])
     parser.add_argument("--most", type=int, default=250, help="evaluations at the most")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
