@@ -26,9 +26,9 @@ import tensorflow as tf
 from style.optimizers import Preconditioner
 
 # Bands of frequency, spaced evenly in log f.
-BANDS = 12
+BANDS = 24
 # Share of the past that is kept at each new pair.
-DECAY = 0.95
+DECAY = 0.9
 # Pairs after which what was learnt is used.
 WARM_UP = 3
 # Added to the covariances, relative to their traces: a colour that never moved stays solvable.
