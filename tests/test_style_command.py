@@ -19,8 +19,8 @@ from PIL import Image
 import vgg_normalize as vn
 from style import __main__ as entry
 from style import image, job, objective, synthesis
+from style.line_search import TRIALS
 from style.losses import STYLE_LOSSES
-from style.optimizers import TRIALS
 from style.pictures import Pictures
 
 # The contract's, section 5.
