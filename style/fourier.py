@@ -110,13 +110,17 @@ def preconditioner(
             return known
         # Divided by s.y every pair counts the same, however long its step was.
         curvature = tf.reduce_sum(s * y)
+        curvature = tf.where(curvature > 0, curvature, tf.ones_like(curvature))
         first = tf.cast(known.pairs == 0, s.dtype)
         keep = DECAY * (1 - first)
         moves = keep * known.moves + (1 - keep) * covariances(s) / curvature
         changes = keep * known.changes + (1 - keep) * covariances(y) / curvature
         pairs = known.pairs + 1
-        learnt = tf.cast(solve(tf.cast(moves, tf.float64), tf.cast(changes, tf.float64)), s.dtype)
-        usable = (pairs > WARM_UP) & tf.reduce_all(tf.math.is_finite(learnt))
+        # Eigenvalues of what is not finite raise; then nothing is learnt.
+        finite = tf.reduce_all(tf.math.is_finite(moves) & tf.math.is_finite(changes))
+        safe = (tf.where(finite, sums, 0) for sums in (moves, changes))
+        learnt = tf.cast(solve(*(tf.cast(sums, tf.float64) for sums in safe)), s.dtype)
+        usable = finite & (pairs > WARM_UP) & tf.reduce_all(tf.math.is_finite(learnt))
         return Spectrum(pairs, moves, changes, tf.where(usable, learnt, known.gains))
 
     def apply(known: Spectrum, gradient: tf.Tensor) -> tf.Tensor:

@@ -114,6 +114,7 @@ def test_mirrored_takes_all_gpus_or_else_all_logical_cpus(monkeypatch, gpus, tak
         for kind, count in (("CPU", 2), ("GPU", gpus))
     }
     monkeypatch.setattr(tf.config, "list_logical_devices", there.get)
+    monkeypatch.setattr(tf.config, "list_physical_devices", there.get)
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
     expected = [device.name for device in there[taken]]
     assert devices.strategy("mirrored") == expected

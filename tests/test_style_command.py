@@ -276,11 +276,11 @@ def test_unused_flags_are_ignored_with_a_line_that_says_so(run, tmp_path, capsys
     capsys.readouterr()
     assert run(
         *("--task=texture", "--content=nowhere.png", "--content_layers=nothing:3"),
-        *("--preserve_color=luminance", "--content_mask=a.png,b.png", "--tv_beta=1"),
+        *("--preserve_color=luminance", "--content_mask=a.png,b.png", "--norm_weight=1"),
     ) == 0  # fmt: skip
     said = capsys.readouterr().err
     assert "--task=texture does not use " in said
-    for name in ("content", "content_layers", "preserve_color", "content_mask", "tv_beta"):
+    for name in ("content", "content_layers", "preserve_color", "content_mask", "norm_weight"):
         assert f"--{name}" in said.splitlines()[0]
     np.testing.assert_array_equal(read(tmp_path / "out.png"), plain)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,11 @@ def save(path: Path, arrays: Mapping[str, Any], settings: str) -> None:
         ) from error
 
 
-def load(path: Path, settings: str) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    """The last checkpoint that can be read, or None, and what was wrong with the others.
+def load(
+    path: Path, settings: str, names: Iterable[str] = ()
+) -> tuple[dict[str, np.ndarray] | None, list[str]]:
+    """The last checkpoint that can be read and has these names, or None, and what was wrong with
+    the others.
 
     Raises:
         OutputError: The checkpoint was made with other settings or inputs.
@@ -63,7 +66,7 @@ def load(path: Path, settings: str) -> tuple[dict[str, np.ndarray] | None, list[
             continue
         try:
             with np.load(candidate, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+                arrays = {key: file[key] for key in (*file.files, *names)}
             found = str(arrays.pop("settings"))
         except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
             complaints.append(f"checkpoint {candidate} is damaged ({error}); it is not used")

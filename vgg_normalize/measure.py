@@ -249,7 +249,8 @@ def save_state(path: Path, state: State, settings: str) -> None:
 
 def load_state(path: Path, settings: str) -> tuple[State | None, list[str]]:
     """The last good checkpoint, or None, and what was wrong (see `checkpoint.load`)."""
-    arrays, complaints = checkpoint.load(path, settings)
+    names = ("positions", "skipped", *means.Sums._fields)
+    arrays, complaints = checkpoint.load(path, settings, names)
     if arrays is None:
         return None, complaints
     sums = means.Sums(*(arrays[field] for field in means.Sums._fields))
