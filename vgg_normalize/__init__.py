@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vgg_normalize.chain import features as features
     from vgg_normalize.export import load as load
     from vgg_normalize.export import save as save
+    from vgg_normalize.folding import fold_batch_norm as fold_batch_norm
     from vgg_normalize.means import Means as Means
     from vgg_normalize.means import channel_means as channel_means
     from vgg_normalize.proof import Check as Check
@@ -42,6 +43,7 @@ _HOME = {
     "channel_means": "means",
     "check": "proof",
     "features": "chain",
+    "fold_batch_norm": "folding",
     "load": "export",
     "normalize": "surgery",
     "rescale": "surgery",

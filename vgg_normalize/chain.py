@@ -205,10 +205,13 @@ def _refusal(layer: keras.Layer, detail: str) -> NetworkError:
     fused = getattr(layer, "activation", None)
     if fused is not None and fused not in (keras.activations.relu, keras.activations.linear):
         what += f", activation {getattr(fused, '__name__', fused)}"
+    remedy = "This network is not rescalable"
+    if isinstance(layer, keras.layers.BatchNormalization):
+        remedy += " as it is: fold it first with vgg_normalize.fold_batch_norm"
     return NetworkError(
         "Expected layers that pass the scale of a filter through (Conv2D, Dense, plain ReLU, max "
         f"or average pooling, Flatten, Dropout, zero padding). Received: layer {layer.name!r} "
-        f"({what}{' ' + detail if detail else ''}). This network is not rescalable."
+        f"({what}{' ' + detail if detail else ''}). {remedy}."
     )
 
 

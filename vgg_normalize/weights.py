@@ -6,6 +6,7 @@ Nothing here runs code from a file: no pickle, no Lambda layer.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import h5py
 import keras
 import numpy as np
 
-from vgg_normalize import chain
+from vgg_normalize import chain, folding
 from vgg_normalize.errors import NetworkError
 
 Shapes = Mapping[str, tuple[int, ...]]
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+# What only batch normalisation has, as every Keras, and PyTorch, calls it.
+_MOVING = ("moving_mean", "moving_variance", "running_mean", "running_std", "running_var")
 
 
 def obtain(
@@ -150,6 +153,8 @@ def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
     with np.load(path, allow_pickle=False) as file:
         for key in file.files:
             layer, _, kind = key.rpartition("/")
+            if kind in _MOVING:
+                raise _batch_norm_refusal(path, layer)
             if kind not in ("kernel", "bias"):
                 continue
             found.setdefault(layer, [np.empty(0), np.empty(0)])[kind == "bias"] = file[key]
@@ -160,11 +165,20 @@ def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
     with h5py.File(path) as file:
         root = file.get("model_weights", file)
         if "layer_names" in root.attrs:
-            return _legacy_h5(root)
-        return _keras3_h5(root)
+            return _legacy_h5(root, path)
+        return _keras3_h5(root, path)
 
 
-def _legacy_h5(root: Any) -> dict[str, list[np.ndarray]]:
+def _batch_norm_refusal(path: Path, layer: str) -> NetworkError:
+    """Arrays alone say neither epsilon nor where the layer stands, and are not to be dropped."""
+    return NetworkError(
+        f"Expected kernels and biases only. Received: {path} with batch normalisation, layer "
+        f"{layer!r}, which can be folded only where the order of layers is known. Give the "
+        ".keras file, or what model.save writes as .keras from vgg_normalize.fold_batch_norm."
+    )
+
+
+def _legacy_h5(root: Any, path: Path) -> dict[str, list[np.ndarray]]:
     """Keras 1 and 2: the attributes give the order of layers and of their weights."""
     found = {}
     for raw in root.attrs["layer_names"]:
@@ -175,19 +189,24 @@ def _legacy_h5(root: Any) -> dict[str, list[np.ndarray]]:
         ]
         if not names:
             continue
+        if any(kind in name.split("/")[-1] for name in names for kind in _MOVING):
+            raise _batch_norm_refusal(path, layer)
         # Kernels before biases whatever the order of writing.
         names.sort(key=lambda name: "bias" in name or name.endswith("_b_1:0"))
         found[layer] = [np.asarray(root[layer][name]) for name in names]
     return found
 
 
-def _keras3_h5(root: Any) -> dict[str, list[np.ndarray]]:
+def _keras3_h5(root: Any, path: Path) -> dict[str, list[np.ndarray]]:
     """Keras 3: layers/<class>_<count>/vars/<i>; the counts give the order within a class."""
     found: dict[str, list[np.ndarray]] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group) and name.split("/")[-1] == "vars" and len(item):
             layer = name.removesuffix("/vars").removeprefix("layers/")
+            # These files name classes, not weights.
+            if re.fullmatch(r"batch_normalization(_\d+)?", layer.split("/")[-1]):
+                raise _batch_norm_refusal(path, str(item.attrs.get("name", layer)))
             found[layer] = [np.asarray(item[key]) for key in sorted(item, key=int)]
 
     root.visititems(visit)
@@ -201,6 +220,8 @@ def _keras3_h5(root: Any) -> dict[str, list[np.ndarray]]:
 
 def _read_keras(path: Path) -> dict[str, list[np.ndarray]]:
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    if folding.has_batch_norm(model):
+        model = folding.fold_batch_norm(model)
     return {
         stage.layer.name: [np.asarray(weight) for weight in stage.layer.get_weights()]
         for stage in chain.stages(model)
