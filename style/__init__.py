@@ -1,14 +1,15 @@
 """Image style on normalised features: transfer, texture, inversion, amalgamation.
 
-    from style import objective, synthesis
+    from style import evaluation, synthesis
 
-    terms = synthesis.content_terms(model, content, [("block4_conv2", 1.0)], 1.0)
+    shape, start = content.shape[:2], synthesis.as_batch(content)
+    terms = synthesis.content_terms(model, [("block4_conv2", 1.0)], 1.0, shape=shape)
     terms += synthesis.style_terms(
-        model, [synthesis.Style(painting)], [("block1_conv1", 1.0)], 100.0, shape=content.shape[:2]
+        model, [synthesis.Style(painting)], [("block1_conv1", 1.0)], 100.0, shape=shape
     )
-    evaluate = objective.evaluation(model, terms)
-    method = synthesis.optimizer("lbfgs", evaluate, content.shape[:2])
-    for state in synthesis.minimize(method, synthesis.as_batch(content), evaluations=300):
+    evaluate = evaluation.evaluator(model, terms, shape, content=start, tile=0)
+    method = synthesis.optimizer("lbfgs", evaluate, shape)
+    for state in synthesis.minimize(method, start, evaluations=300):
         print(int(state.evaluations), float(state.value))
     picture = state.x[0]
 

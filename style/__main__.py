@@ -62,6 +62,7 @@ def define_flags(values: flags.FlagValues) -> None:
     add(whole, "steps", "Evaluations of the objective at the final size.", lower_bound=1)
     add(whole, "scales", "Coarse to fine over so many sizes, each twice the last.", lower_bound=1)
     add(whole, "memory", "Pairs that L-BFGS keeps.", lower_bound=1)
+    add(string, "memory_folder", "Directory for these pairs, in files instead of in memory.")
     add(number, "smoothing", "L-BFGS: a of its first preconditioner 1/f^2a.", lower_bound=0.0)
     add(number, "learning_rate", "Of Adam.", lower_bound=0.0)
     add(
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("model", "output"),
         _start,
         argv,
-        less_memory="Lower --size or --memory.",
+        less_memory="Use --tile=512, or lower --size or --memory.",
     )
 
 

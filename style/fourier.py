@@ -80,6 +80,13 @@ def preconditioner(
     band = bands(height, width)
     count = int(band.max()) + 1
     rings = tf.constant(band.ravel(), tf.int32)
+    # A column of the half plane stands for its mirror image too, but for the first and, of an even
+    # width, the last.  With these weights band sums of |x|^2 add up to x.x (Parseval).
+    twice = np.full(band.shape, 2.0)
+    twice[:, 0] = 1
+    if width % 2 == 0:
+        twice[:, -1] = 1
+    weight = tf.constant(twice.ravel() / (height * width), tf.float64)
     slow = frequencies(height, width) ** (-2 * exponent)
     start = np.bincount(band.ravel(), slow.ravel()) / np.bincount(band.ravel())
     start /= start.mean()
@@ -96,25 +103,30 @@ def preconditioner(
 
     def covariances(x: tf.Tensor) -> tf.Tensor:
         planes = spectrum(x)
-        sums = [
-            tf.math.unsorted_segment_sum(tf.math.real(a * tf.math.conj(b)), rings, count)
-            for a in planes
-            for b in planes
-        ]
-        return tf.transpose(
-            tf.reshape(tf.stack(sums), [len(planes), len(planes), count]), [2, 0, 1]
-        )
+        share = tf.cast(weight, x.dtype)
+        found = {}
+        for i, a in enumerate(planes):
+            for j, b in enumerate(planes[: i + 1]):
+                product = tf.math.real(a) * tf.math.real(b) + tf.math.imag(a) * tf.math.imag(b)
+                found[i, j] = found[j, i] = tf.math.unsorted_segment_sum(
+                    share * product, rings, count
+                )
+        channels = range(len(planes))
+        return tf.stack([tf.stack([found[i, j] for j in channels], -1) for i in channels], -1)
 
-    def update(known: Spectrum, s: tf.Tensor, y: tf.Tensor) -> Spectrum:
-        if not learn:
-            return known
+    def update(known: Spectrum, s: tf.Tensor, y: tf.Tensor) -> tuple[Spectrum, tf.Tensor]:
+        change = covariances(y)
+        learnt = learn_from(known, s, y, change) if learn else known
+        return learnt, tf.reduce_sum(learnt.gains * change)
+
+    def learn_from(known: Spectrum, s: tf.Tensor, y: tf.Tensor, change: tf.Tensor) -> Spectrum:
         # Divided by s.y every pair counts the same, however long its step was.
         curvature = tf.reduce_sum(s * y)
         curvature = tf.where(curvature > 0, curvature, tf.ones_like(curvature))
         first = tf.cast(known.pairs == 0, s.dtype)
         keep = DECAY * (1 - first)
         moves = keep * known.moves + (1 - keep) * covariances(s) / curvature
-        changes = keep * known.changes + (1 - keep) * covariances(y) / curvature
+        changes = keep * known.changes + (1 - keep) * change / curvature
         pairs = known.pairs + 1
         # Eigenvalues of what is not finite raise; then nothing is learnt.
         finite = tf.reduce_all(tf.math.is_finite(moves) & tf.math.is_finite(changes))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 import vgg_normalize as vn
-from style import image, objective, synthesis
+from style import evaluation, image, memory, objective, synthesis
+from style.checkpoints import Checkpoints
 from style.log import Log
 from style.pictures import Pictures
 from style.settings import (
     CONTENT_LAYERS,
-    FREE,
     INITS,
     STYLE_LAYERS,
     STYLE_WEIGHTS,
@@ -27,7 +26,7 @@ from style.settings import (
     UNUSED,
     Settings,
 )
-from vgg_normalize import chain, checkpoint, export
+from vgg_normalize import chain, export
 from vgg_normalize import weights as weight_files
 from vgg_normalize.errors import ImagesError, NetworkError, OutputError, ProofError, UsageError
 from vgg_normalize.progress import Progress, Stop, say
@@ -54,11 +53,6 @@ def run(settings: Settings, stop: Stop) -> None:
     if settings.bits == 16 and Path(settings.output).suffix.lower() != ".png":
         raise UsageError(
             f"Expected a .png for 16 bits. Received: {settings.output!r}. Change --output."
-        )
-    if settings.tile:
-        raise UsageError(
-            f"Expected --tile=0. Received: {settings.tile}. Tiles are not available yet: lower "
-            "--size instead."
         )
     tf.config.experimental.enable_tensor_float_32_execution(False)
     model = vn.load(settings.model)
@@ -170,10 +164,19 @@ class _Run:
             used = [name for name, _ in settings.style_layers]
         least = chain.least_side(chain.features(model, used)) if used else 1
         self._require_large_enough(least)
+        memory.require(
+            model,
+            used,
+            pictures.shapes(pictures.shape),
+            optimizer=settings.optimizer,
+            pairs=0 if settings.memory_folder else settings.memory,
+            tile=settings.tile,
+        )
         sizes = synthesis.coarse_to_fine(pictures.shape, settings.scales, 2 * least)
         # A style smaller than the result may be too small at a coarse size.
         self.sizes = [size for size in sizes if min(map(min, pictures.shapes(size))) >= least]
         self.frames: list[np.ndarray] = []
+        self.checkpoints = Checkpoints(settings, model, pictures, label)
         self.began = time.monotonic()
 
     def _require_large_enough(self, least: int) -> None:
@@ -190,9 +193,12 @@ class _Run:
         found: list[objective.Term] = []
         if settings.task == "inversion":
             layer, weight = settings.content_layers[0]
-            content = self.pictures.content(shape)
             found += synthesis.inversion_terms(
-                self.model, content, layer, weight * settings.content_weight
+                self.model,
+                self.pictures.content(shape),
+                layer,
+                weight * settings.content_weight,
+                tile=settings.tile,
             )
             if settings.norm_weight:
                 found.append(objective.norm_term(settings.norm_weight, shape))
@@ -203,10 +209,7 @@ class _Run:
             return found
         if settings.task != "texture":
             found += synthesis.content_terms(
-                self.model,
-                self.pictures.content(shape),
-                settings.content_layers,
-                settings.content_weight,
+                self.model, settings.content_layers, settings.content_weight, shape=shape
             )
         found += synthesis.style_terms(
             self.model,
@@ -216,6 +219,7 @@ class _Run:
             shape=shape,
             loss=settings.style_loss,
             seed=settings.seed,
+            tile=settings.tile,
         )
         if settings.tv_weight:
             found.append(
@@ -228,14 +232,21 @@ class _Run:
             )
         return found
 
+    def evaluate(self, shape: tuple[int, int]) -> evaluation.Evaluate:
+        """The objective at one size with its gradient."""
+        terms = self.terms(shape)
+        content = None
+        if any(term.compares for term in terms):
+            content = synthesis.as_batch(self.pictures.content(shape))
+        return evaluation.evaluator(
+            self.model, terms, shape, content=content, tile=self.settings.tile
+        )
+
     def finish(self, output: str) -> None:
         """Optimise and write everything that was asked for."""
         settings = self.settings
-        place = None if settings.checkpoint is None else Path(settings.checkpoint)
-        if place is not None:
-            place = place / f"checkpoint{'_' + self.label if self.label else ''}.npz"
-        fingerprint = self._fingerprint() if place is not None else ""
-        first, saved = self._earlier(place, fingerprint)
+        first, saved = self.checkpoints.earlier()
+        self.began -= 0.0 if saved is None else float(saved["seconds"])
         last = None
         log = Log(settings.log, self.label, self.sizes[: first + 1], saved)
         with self.stop.deferred() as stop, log:
@@ -250,8 +261,8 @@ class _Run:
                     log.write(state, shape, time.monotonic() - self.began)
                 last = state
                 self._watch(output, state, steps)
-                if place is not None and (stop.wanted or steps % settings.checkpoint_every == 0):
-                    self._checkpoint(place, fingerprint, scale, state)
+                if stop.wanted or steps % settings.checkpoint_every == 0:
+                    self.checkpoints.save(scale, state, time.monotonic() - self.began)
                 if stop.wanted:
                     break
         if last is None:
@@ -261,6 +272,7 @@ class _Run:
         if settings.animation:
             image.animation(settings.animation, [*self.frames, self.pictures.finished(pixels)])
         stop.raise_if_wanted()
+        self.checkpoints.finish()
         if not bool(last.finite):
             raise ProofError(
                 f"Expected a finite objective. Received: NaN or infinity after step "
@@ -272,15 +284,6 @@ class _Run:
             f"{time.monotonic() - self.began:.1f} s"
         )
 
-    def _fingerprint(self) -> str:
-        """Of everything that the result depends on."""
-        weights = hashlib.sha256()
-        for array in export.named_weights(self.model).values():
-            weights.update(np.ascontiguousarray(array).tobytes())
-        bound = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in FREE}
-        found = {"pictures": self.pictures.digest(), "weights": weights.hexdigest()}
-        return checkpoint.fingerprint({**bound, **found, "tensorflow": tf.__version__})
-
     def _states(
         self, first_scale: int, saved: dict[str, np.ndarray] | None
     ) -> Iterator[tuple[int, tuple[int, int], Any]]:
@@ -289,66 +292,31 @@ class _Run:
         for scale in range(first_scale, len(self.sizes)):
             shape = self.sizes[scale]
             x = self.pictures.first(shape) if x is None else image.resize(x, *shape)
-            evaluate = objective.evaluation(self.model, self.terms(shape))
+            evaluate = self.evaluate(shape)
             method = synthesis.optimizer(
                 self.settings.optimizer,
                 evaluate,
                 shape,
                 memory=self.settings.memory,
+                pairs=self.checkpoints.pairs(scale),
                 smoothing=self.settings.smoothing,
                 learning_rate=self.settings.learning_rate,
             )
             start = synthesis.as_batch(x)
             state = None
             if saved is not None:
-                state, saved = self._unpack(synthesis.once(method.init, start), saved), None
+                state, saved = self.checkpoints.unpack(method, start, saved), None
             progress = Progress(self.settings.steps, title=f"{shape[1]} x {shape[0]}", unit="step")
             states = synthesis.minimize(method, start, self.settings.steps, state=state)
-            for state in states:
-                progress.update(int(state.evaluations), f"loss {float(state.value):.5g}")
-                yield scale, shape, state
+            try:
+                for state in states:
+                    progress.update(int(state.evaluations), f"loss {float(state.value):.5g}")
+                    yield scale, shape, state
+            except tf.errors.OpError:
+                self.checkpoints.raise_if_failed()
+                raise
             progress.close()
             x = np.asarray(state.x[0]) if state is not None else x
-
-    def _earlier(
-        self, place: Path | None, fingerprint: str
-    ) -> tuple[int, dict[str, np.ndarray] | None]:
-        if place is None:
-            if self.settings.resume:
-                raise UsageError("Expected --checkpoint with --resume. Received: none. Name it.")
-            return 0, None
-        try:
-            place.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Expected a folder for checkpoints. Received: {place.parent} "
-                f"({error.strerror}). Choose another --checkpoint."
-            ) from error
-        if not self.settings.resume:
-            return 0, None
-        arrays, complaints = checkpoint.load(place, fingerprint)
-        for complaint in complaints:
-            say(complaint)
-        if arrays is None:
-            say("no checkpoint to go on from: starting afresh")
-            return 0, None
-        self.began -= float(arrays["seconds"])
-        return int(arrays["scale"]), arrays
-
-    def _unpack(self, like: Any, arrays: dict[str, np.ndarray]) -> Any:
-        flat = [
-            tf.constant(arrays[f"state{i}"], old.dtype)
-            for i, old in enumerate(tf.nest.flatten(like))
-        ]
-        return tf.nest.pack_sequence_as(like, flat)
-
-    def _checkpoint(self, place: Path, fingerprint: str, scale: int, state: Any) -> None:
-        arrays: dict[str, Any] = {
-            f"state{i}": np.asarray(t) for i, t in enumerate(tf.nest.flatten(state))
-        }
-        seconds = time.monotonic() - self.began
-        arrays |= {"scale": scale, "steps": state.steps, "seconds": seconds}
-        checkpoint.save(place, arrays, fingerprint)
 
     def _watch(self, output: str, state: Any, steps: int) -> None:
         settings = self.settings

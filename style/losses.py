@@ -137,12 +137,12 @@ def wasserstein() -> StyleLoss:
     The squared 2-Wasserstein distance between Gaussians with these moments, per channel.
 
     Reference: Olkin and Pukelsheim, "The Distance between Two Random Vectors with Given Dispersion
-    Matrices", 1982; for style transfer: Vincent Arthur's and K. Crowson's programs.
+    Matrices", 1982; for style transfer: crowsonkb/style-transfer-pytorch.
     """
 
     def moments_of(sums: stats.Sums) -> tuple[tf.Tensor, tf.Tensor]:
         # Small differences of large matrices: in float64, which costs little at C x C.
-        exact = stats.Sums(*(tf.cast(part, tf.float64) for part in sums))
+        exact = stats.Sums(*(tf.cast(total, tf.float64) for total in sums))
         return stats.mean(exact), stats.covariance(exact)
 
     def target(sums: stats.Sums) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -200,7 +200,13 @@ def squared_error(f: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.square(f - reference))
 
 
-def total_variation(image: tf.Tensor, *, beta: float = 2.0, epsilon: float = 1e-12) -> tf.Tensor:
+def total_variation(
+    image: tf.Tensor,
+    size: tf.Tensor | None = None,
+    *,
+    beta: float = 2.0,
+    epsilon: float = 1e-12,
+) -> tf.Tensor:
     """The sum over positions and channels of (dx^2 + dy^2)^(beta / 2), forward differences.
 
     Beyond the last row and column the picture is continued by them, so their differences are 0.
@@ -208,6 +214,7 @@ def total_variation(image: tf.Tensor, *, beta: float = 2.0, epsilon: float = 1e-
 
     Args:
         image: [1, H, W, C].
+        size: How many rows and columns of differences count, [2]; default: all.
         beta: Exponent; 2 is the plain squared variation.
         epsilon: In squares of the pixels' unit.
 
@@ -216,6 +223,8 @@ def total_variation(image: tf.Tensor, *, beta: float = 2.0, epsilon: float = 1e-
     down = tf.pad(image[:, 1:] - image[:, :-1], [[0, 0], [0, 1], [0, 0], [0, 0]])
     right = tf.pad(image[:, :, 1:] - image[:, :, :-1], [[0, 0], [0, 0], [0, 1], [0, 0]])
     squares = tf.square(down) + tf.square(right)
+    if size is not None:
+        squares = squares[:, : size[0], : size[1]]
     if beta != 2.0:
         squares = tf.pow(squares + epsilon, beta / 2) - epsilon ** (beta / 2)
     return tf.reduce_sum(squares)

@@ -3,24 +3,24 @@
     content_weight x sum_l w_l C_l + style_weight x sum_l w_l S_l + tv_weight x TV
 
 A `Term` adds up what it needs from one layer ("image" is the picture itself) and makes a number of
-the sums.  Because sums of parts add up, the same terms serve the whole picture and tiles of it.
+the sums.  Because sums of parts add up, the same terms serve the whole picture and tiles of it: a
+first pass over the tiles adds up the sums, the objective's derivative with respect to them is taken
+once, and a second pass carries it back to the pixels of each tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from style import losses, stats
 from style.losses import StyleLoss
-from vgg_normalize import chain
+from style.tiles import IMAGE, Part
 from vgg_normalize.vgg import IMAGENET_MEAN_BGR
 
-IMAGE = "image"
 # What a pixel is measured against by the regularisers of Mahendran and Vedaldi (IJCV 2016, section
 # 4.4): 80 of 255, and differences of 80 / 6.5.
 TYPICAL_RANGE = 80 / 255
@@ -34,94 +34,132 @@ class Term(NamedTuple):
         kind: What it counts under: "content", "style", "tv", "norm".
         layer: Where it looks; "image" is the picture.
         weight: Its factor.
-        sums: Features [1, h, w, C] -> sums over positions.
-        distance: Those sums -> scalar.
+        sums: A `tiles.Part` of that layer -> sums over its positions, which add up over parts.
+        distance: The sums over all parts -> scalar.
+        linear: Whether `distance` is linear, so that parts have a distance of their own.
+        compares: Whether it needs the content's features at the same positions.
     """
 
     kind: str
     layer: str
     weight: float
-    sums: Callable[[tf.Tensor], Any]
+    sums: Callable[[Part], Any]
     distance: Callable[[Any], tf.Tensor]
+    linear: bool = False
+    compares: bool = False
 
 
-def content_term(layer: str, weight: float, reference: tf.Tensor) -> Term:
-    """Mean over positions and channels of (F - P)^2 (Gatys et al., CVPR 2016, equation 1)."""
-    count = float(np.prod(reference.shape))
-    return Term(
+def content_term(layer: str, weight: float, shape: Sequence[float]) -> Term:
+    """Mean over positions and channels of (F - P)^2 (Gatys et al., CVPR 2016, equation 1).
+
+    Args:
+        layer: Its name.
+        weight: Its factor.
+        shape: Height, width and channels of the layer.
+    """
+    count = float(np.prod(shape))
+    return _linear_term(
         "content",
         layer,
         weight,
-        lambda f: losses.squared_error(f, reference),
-        lambda total: total / tf.cast(count, total.dtype),
+        lambda part: losses.squared_error(part.features, part.reference),
+        count,
+        compares=True,
     )
 
 
-def inversion_term(layer: str, weight: float, reference: tf.Tensor) -> Term:
-    """|F - P|^2 / |P|^2 (Mahendran and Vedaldi, IJCV 2016, equation 4)."""
-    norm = tf.reduce_sum(tf.square(reference))
-    norm = tf.where(norm > 0, norm, tf.ones_like(norm))
-    return Term(
-        "content",
-        layer,
-        weight,
-        lambda f: losses.squared_error(f, reference),
-        lambda total: total / norm,
-    )
+def inversion_term(layer: str, weight: float, squared_norm: float) -> Term:
+    """|F - P|^2 / |P|^2 (Mahendran and Vedaldi, IJCV 2016, equation 4).
+
+    Args:
+        layer: Its name.
+        weight: Its factor.
+        squared_norm: |P|^2; 0 counts as 1.
+    """
+    return content_term(layer, weight, [squared_norm if squared_norm > 0 else 1.0])
 
 
-def style_term(
+def _linear_term(
+    kind: str,
     layer: str,
     weight: float,
-    loss: StyleLoss,
-    target: Any,
+    function: Callable[[Part], tf.Tensor],
+    count: float,
     *,
-    guide: tf.Tensor | None = None,
-    samples: tf.Tensor | None = None,
+    compares: bool = False,
 ) -> Term:
+    return Term(
+        kind,
+        layer,
+        weight,
+        lambda part: tf.cast(function(part), tf.float64),
+        lambda total: total / count,
+        linear=True,
+        compares=compares,
+    )
+
+
+def style_term(layer: str, weight: float, loss: StyleLoss, sums: StyleSums, target: Any) -> Term:
     """The distance of a layer's statistics from a style's.
 
     Args:
         layer: Its name.
         weight: Its factor.
         loss: Of `losses.STYLE_LOSSES`.
-        target: What `style_target` gave.
-        guide: How much each position counts, [h w]; default: all 1.
-        samples: Positions that a sampled loss looks at, [S].
+        sums: What `style_sums` gave for the picture.
+        target: loss.target of the style's sums.
     """
-
-    def sums(f: tf.Tensor) -> Any:
-        flat = stats.flatten(f)
-        if loss.sampled and samples is not None:
-            return loss.sums(tf.gather(flat, samples))
-        return loss.sums(flat, None if guide is None else tf.cast(guide, f.dtype))
-
     return Term("style", layer, weight, sums, lambda found: loss.distance(found, target))
 
 
-def style_target(
-    loss: StyleLoss,
-    features: tf.Tensor,
-    *,
-    guide: tf.Tensor | None = None,
-    samples: tf.Tensor | None = None,
-) -> Any:
-    """What `style_term` compares with, from the style's features [1, h, w, C]."""
-    flat = stats.flatten(features)
-    if loss.sampled and samples is not None:
-        return loss.target(loss.sums(tf.gather(flat, samples)))
-    return loss.target(loss.sums(flat, guide))
+StyleSums = Callable[[Part], Any]
+
+
+def style_sums(
+    loss: StyleLoss, guide: tf.Tensor | None = None, samples: tf.Tensor | None = None
+) -> StyleSums:
+    """What a style loss adds up over a part of a layer, in float64 where it adds many.
+
+    Args:
+        loss: Of `losses.STYLE_LOSSES`.
+        guide: How much each position counts, [h, w]; default: all 1.
+        samples: Row and column of the positions that a sampled loss looks at, [S, 2].
+    """
+
+    def exact(part: Part) -> Any:
+        t = None if guide is None else stats.flatten_guide(guide, part.origin, part.size)
+        sums = loss.sums(stats.flatten(part.features), t)
+        return tf.nest.map_structure(lambda total: tf.cast(total, tf.float64), sums)
+
+    def sampled(part: Part) -> Any:
+        # Samples beyond the part are rows of 0, so that parts add up to all samples.
+        at = samples - part.origin
+        inside = tf.where(tf.reduce_all((at >= 0) & (at < part.size), axis=1))
+        found = tf.gather_nd(part.features[0], tf.gather(at, inside[:, 0]))
+        rows = [tf.shape(samples)[0], found.shape[-1]]
+        return loss.sums(tf.scatter_nd(tf.cast(inside, tf.int32), found, rows))
+
+    return sampled if loss.sampled else exact
+
+
+def _neighbours(part: Part) -> tf.Tensor:
+    return part.features if part.beyond is None else part.beyond
 
 
 def variation_term(weight: float, shape: Sequence[int], beta: float = 2.0) -> Term:
-    """Mean over positions and channels of (dx^2 + dy^2)^(beta / 2)."""
-    count = float(np.prod(shape))
-    return Term(
+    """Mean over positions and channels of (dx^2 + dy^2)^(beta / 2).
+
+    Args:
+        weight: Its factor.
+        shape: Height, width and channels of the picture.
+        beta: The exponent.
+    """
+    return _linear_term(
         "tv",
         IMAGE,
         weight,
-        lambda image: losses.total_variation(image, beta=beta),
-        lambda total: total / count,
+        lambda part: losses.total_variation(_neighbours(part), part.size, beta=beta),
+        float(np.prod(shape)),
     )
 
 
@@ -130,13 +168,14 @@ def bounded_variation_term(weight: float, shape: Sequence[int], beta: float) -> 
 
     Reference: Mahendran and Vedaldi, IJCV 2016, equation 7 and section 4.4.
     """
-    positions = float(shape[0] * shape[1])
-    return Term(
+    return _linear_term(
         "tv",
         IMAGE,
         weight,
-        lambda image: losses.total_variation(image / TYPICAL_DIFFERENCE, beta=beta),
-        lambda total: total / positions,
+        lambda part: losses.total_variation(
+            _neighbours(part) / TYPICAL_DIFFERENCE, part.size, beta=beta
+        ),
+        float(shape[0] * shape[1]),
     )
 
 
@@ -145,48 +184,10 @@ def norm_term(weight: float, shape: Sequence[int]) -> Term:
 
     Reference: Mahendran and Vedaldi, IJCV 2016, equation 6 and section 4.4.
     """
-    positions = float(shape[0] * shape[1])
     grey = np.array(IMAGENET_MEAN_BGR[::-1], np.float32) / 255
-    return Term(
-        "norm",
-        IMAGE,
-        weight,
-        lambda image: losses.alpha_norm((image - tf.cast(grey, image.dtype)) / TYPICAL_RANGE),
-        lambda total: total / positions,
-    )
 
+    def total(part: Part) -> tf.Tensor:
+        centred = part.features - tf.cast(grey, part.features.dtype)
+        return losses.alpha_norm(centred / TYPICAL_RANGE)
 
-Evaluate = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]]
-
-
-def extractor(model: keras.Model, terms: Sequence[Term]) -> Callable[[tf.Tensor], Mapping]:
-    """Image -> features of the layers that the terms look at, no deeper; with the image itself."""
-    layers = sorted({term.layer for term in terms} - {IMAGE})
-    network = chain.features(model, layers) if layers else None
-
-    def features(image: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        found = {} if network is None else network(image, training=False)
-        return {**found, IMAGE: image}
-
-    return features
-
-
-def evaluation(model: keras.Model, terms: Sequence[Term]) -> Evaluate:
-    """Image [1, H, W, 3] -> the objective, its gradient, and what each kind of term adds to it.
-
-    The objective is the sum of the kinds' contributions.
-    """
-    features = extractor(model, terms)
-
-    def evaluate(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(image)
-            found = features(image)
-            parts: dict[str, tf.Tensor] = {}
-            for term in terms:
-                value = term.weight * term.distance(term.sums(found[term.layer]))
-                parts[term.kind] = parts[term.kind] + value if term.kind in parts else value
-            total = tf.add_n(list(parts.values()))
-        return total, tape.gradient(total, image), parts
-
-    return evaluate
+    return _linear_term("norm", IMAGE, weight, total, float(shape[0] * shape[1]))

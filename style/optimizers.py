@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from style import line_search
 from style.line_search import Objective, dot
+from style.pairs import Pairs, in_memory
 
 # A pair counts when s.y exceeds this share of |s||y|.
 RELATIVE_CURVATURE = 1e-6
-# Pairs that are kept: with a learnt preconditioner more of them pay than without.
+# Pairs that are kept.
 MEMORY = 30
 # Root mean square change of the first step, in the unit of x.
 FIRST_CHANGE = 0.03
@@ -35,18 +36,20 @@ class Preconditioner(NamedTuple):
 
     Attributes:
         init: x -> what is known at first.
-        update: (known, s, y) -> known, after a pair with s.y > 0.
+        update: (known, s, y) -> (known, y.P y), after a pair; P is what it is then.
         apply: (known, gradient) -> P gradient; symmetric and positive definite.
     """
 
     init: Callable[[tf.Tensor], Any]
-    update: Callable[[Any, tf.Tensor, tf.Tensor], Any]
+    update: Callable[[Any, tf.Tensor, tf.Tensor], tuple[Any, tf.Tensor]]
     apply: Callable[[Any, tf.Tensor], tf.Tensor]
 
 
 def identity() -> Preconditioner:
     """P = 1."""
-    return Preconditioner(lambda x: (), lambda known, s, y: known, lambda known, gradient: gradient)
+    return Preconditioner(
+        lambda x: (), lambda known, s, y: (known, dot(y, y)), lambda known, gradient: gradient
+    )
 
 
 class State(NamedTuple):
@@ -62,8 +65,7 @@ class State(NamedTuple):
         evaluations: Of the objective and its gradient.
         stalled: No further descent was found.
         finite: Whether the last search met anything finite.
-        s: The last differences of x, oldest first; zero where there is none yet.
-        y: Of the scaled gradients.
+        pairs: The last differences of x and of the scaled gradients.
         rho: 1 / (s.y), [m]; 0 where there is no pair.
         gamma: Factor of the initial inverse Hessian.
         known: What the preconditioner knows.
@@ -78,8 +80,7 @@ class State(NamedTuple):
     evaluations: tf.Tensor
     stalled: tf.Tensor
     finite: tf.Tensor
-    s: tuple[tf.Tensor, ...]
-    y: tuple[tf.Tensor, ...]
+    pairs: Any
     rho: tf.Tensor
     gamma: tf.Tensor
     known: Any
@@ -89,6 +90,7 @@ def lbfgs(
     objective: Objective,
     *,
     memory: int = MEMORY,
+    pairs: Pairs | None = None,
     precondition: Preconditioner | None = None,
     first_change: float = FIRST_CHANGE,
 ) -> Optimizer:
@@ -101,6 +103,7 @@ def lbfgs(
     Args:
         objective: x -> (value, gradient, terms).
         memory: Pairs that are kept, m.
+        pairs: What keeps them; default: memory.
         precondition: P; default: the identity.
         first_change: Root mean square change of the first step that is tried.
 
@@ -108,13 +111,13 @@ def lbfgs(
     and 3.5.  The first step's length is ours.
     """
     preconditioner = precondition or identity()
+    kept = pairs or in_memory(memory)
 
     def init(x: tf.Tensor) -> State:
         value, gradient, terms = objective(x)
         largest = tf.reduce_max(tf.abs(gradient))
         usable = tf.math.is_finite(largest) & (largest > 0)
         scale = tf.where(usable, largest, tf.ones_like(largest))
-        none = tuple(tf.zeros_like(x) for _ in range(memory))
         return State(
             x=x,
             value=value,
@@ -125,8 +128,7 @@ def lbfgs(
             evaluations=tf.constant(1),
             stalled=tf.logical_not(usable & tf.math.is_finite(value)),
             finite=tf.math.is_finite(largest) & tf.math.is_finite(value),
-            s=none,
-            y=none,
+            pairs=kept.init(x),
             rho=tf.zeros([memory], x.dtype),
             gamma=tf.constant(0, x.dtype),
             known=preconditioner.init(x),
@@ -137,7 +139,7 @@ def lbfgs(
             return preconditioner.apply(state.known, gradient)
 
         direction = -inverse_hessian_product(
-            state.gradient, state.s, state.y, state.rho, state.gamma, apply, first_change
+            state.gradient, kept, state.pairs, state.rho, state.gamma, apply, first_change
         )
         slope = dot(direction, state.gradient)
         found = line_search.search(objective, state, direction, slope)
@@ -148,11 +150,10 @@ def lbfgs(
 
         # A pair that does not count takes a place all the same, with rho 0: a branch in the graph
         # would cost more than the place.
-        learnt = preconditioner.update(state.known, s, y)
+        learnt, changed = preconditioner.update(state.known, s, y)
         known = tf.nest.map_structure(partial(tf.where, keep), learnt, state.known)
         rho = tf.concat([state.rho[1:], [tf.where(keep, 1 / curvature, 0)]], 0)
-        gamma = curvature / dot(y, preconditioner.apply(known, y))
-        gamma = tf.where(keep, gamma, state.gamma)
+        gamma = tf.where(keep, curvature / changed, state.gamma)
         # A search that failed along a direction from memory may succeed along the gradient.
         fresh = tf.logical_not(found.moved) & (tf.reduce_max(tf.abs(state.rho)) > 0)
         return State(
@@ -165,8 +166,7 @@ def lbfgs(
             evaluations=state.evaluations + found.evaluations,
             stalled=tf.logical_not(found.moved) & tf.logical_not(fresh),
             finite=found.finite,
-            s=(*state.s[1:], s),
-            y=(*state.y[1:], y),
+            pairs=kept.add(state.pairs, s, y),
             rho=tf.where(fresh, tf.zeros_like(rho), rho),
             gamma=tf.where(fresh, tf.zeros_like(gamma), gamma),
             known=known,
@@ -177,8 +177,8 @@ def lbfgs(
 
 def inverse_hessian_product(
     gradient: tf.Tensor,
-    s: tuple[tf.Tensor, ...],
-    y: tuple[tf.Tensor, ...],
+    pairs: Pairs,
+    kept: Any,
     rho: tf.Tensor,
     gamma: tf.Tensor,
     apply: Callable[[tf.Tensor], tf.Tensor],
@@ -189,20 +189,11 @@ def inverse_hessian_product(
     Pairs with rho 0 change nothing.  Without any pair (gamma 0) the product is scaled to a root
     mean square of `first_change`.
     """
-    q = gradient
-    alphas = []
-    for i in reversed(range(len(s))):
-        alpha = rho[i] * dot(s[i], q)
-        alphas.append(alpha)
-        q = q - alpha * y[i]
+    q, alpha = pairs.first_loop(kept, rho, gradient)
     q = apply(q)
     size = tf.sqrt(tf.reduce_mean(tf.square(q)))
     first = first_change / tf.where(size > 0, size, tf.ones_like(size))
-    q = q * tf.where(gamma > 0, gamma, first)
-    for i, alpha in zip(range(len(s)), reversed(alphas), strict=True):
-        beta = rho[i] * dot(y[i], q)
-        q = q + (alpha - beta) * s[i]
-    return q
+    return pairs.second_loop(kept, rho, alpha, q * tf.where(gamma > 0, gamma, first))
 
 
 class AdamState(NamedTuple):

@@ -39,15 +39,12 @@ class Pictures:
     def digest(self) -> str:
         """Of all that was read."""
         found = hashlib.sha256()
-        arrays = (
-            self._content,
-            self._init,
-            *self._styles,
-            *self._content_masks,
-            *self._style_masks,
-        )
-        for array in arrays:
-            found.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        groups = ([self._content], [self._init], self._styles)
+        for group in (*groups, self._content_masks, self._style_masks):
+            found.update(f"{len(group)} pictures".encode())
+            for array in group:
+                pixels = np.empty(0) if array is None else np.ascontiguousarray(array)
+                found.update(str(pixels.shape).encode() + pixels.tobytes())
         return found.hexdigest()
 
     def shapes(self, shape: tuple[int, int]) -> list[tuple[int, int]]:

@@ -36,6 +36,7 @@ class Settings:
     steps: int = 500
     scales: int = 1
     memory: int = 30
+    memory_folder: str | None = None
     smoothing: float = 0.25
     learning_rate: float = 0.02
     preserve_color: str = "none"
@@ -75,5 +76,8 @@ UNUSED = {
         *("preserve_color", "color_root", "content_mask", "style_mask"),
     ),
 }
-# What a checkpoint need not agree on.
-FREE = ("output", "log", "preview_every", "animation", "checkpoint", "checkpoint_every", "resume")
+# What a checkpoint need not agree on: of pictures and weights it knows the content.
+FREE = (
+    *("output", "log", "preview_every", "animation", "checkpoint", "checkpoint_every", "resume"),
+    *("model", "content", "style", "content_mask", "style_mask"),
+)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from style import fourier, image, objective, optimizers
+from style import evaluation, fourier, image, objective, optimizers, tiles
 from style.losses import SAMPLES, STYLE_LOSSES, StyleLoss
 from style.objective import Term
-from vgg_normalize import chain
+from style.pairs import Pairs
 from vgg_normalize.errors import ImagesError, UsageError
 
 Layers = Sequence[tuple[str, float]]
@@ -39,33 +39,25 @@ def as_batch(pixels: np.ndarray) -> tf.Tensor:
     return tf.constant(np.ascontiguousarray(pixels[None], np.float32))
 
 
-def features_of(model: keras.Model, layers: Layers, pixels: np.ndarray) -> Mapping[str, tf.Tensor]:
-    """Features of a picture [H, W, 3]."""
-    network = chain.features(model, [name for name, _ in layers])
-    return once(lambda x: network(x, training=False), as_batch(pixels))
-
-
-def once(function: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
-    """The function of x, computed as a graph without TensorFlow's warnings of many tracings."""
-    return tf.function(function).get_concrete_function(x)(x)
-
-
 def content_terms(
-    model: keras.Model, content: np.ndarray, layers: Layers, weight: float
+    model: keras.Model, layers: Layers, weight: float, *, shape: tuple[int, int]
 ) -> list[Term]:
-    """Terms that keep the content's features."""
-    if not weight or not layers:
-        return []
-    found = features_of(model, layers, content)
-    return [objective.content_term(name, weight * w, found[name]) for name, w in layers if w]
+    """Terms that keep the content's features, for pictures of this height and width."""
+    wanted = [(name, w) for name, w in layers if w and weight]
+    shapes = tiles.layer_shapes(model, [name for name, _ in wanted], shape)
+    return [objective.content_term(name, weight * w, shapes[name]) for name, w in wanted]
 
 
 def inversion_terms(
-    model: keras.Model, content: np.ndarray, layer: str, weight: float
+    model: keras.Model, content: np.ndarray, layer: str, weight: float, *, tile: int = 0
 ) -> list[Term]:
     """The term that reproduces one layer's features."""
-    found = features_of(model, [(layer, 1.0)], content)
-    return [objective.inversion_term(layer, weight, found[layer])]
+
+    def squares(part: tiles.Part) -> tf.Tensor:
+        return tf.reduce_sum(tf.square(tf.cast(part.features, tf.float64)))
+
+    (norm,) = evaluation.total_sums(model, as_batch(content), [(layer, squares)], tile=tile)
+    return [objective.inversion_term(layer, weight, float(norm))]
 
 
 def style_terms(
@@ -77,6 +69,7 @@ def style_terms(
     shape: tuple[int, int],
     loss: str = "gram",
     seed: int = 0,
+    tile: int = 0,
 ) -> list[Term]:
     """Terms that give the result the styles' statistics.
 
@@ -88,6 +81,7 @@ def style_terms(
         shape: Height and width of the result.
         loss: A key of `losses.STYLE_LOSSES`.
         seed: Of sampled positions.
+        tile: Pixels a side of the tiles in which the style is read; 0: none.
     """
     if loss not in STYLE_LOSSES:
         raise UsageError(
@@ -97,64 +91,53 @@ def style_terms(
     total = sum(style.weight for style in styles)
     terms = []
     random = np.random.Generator(np.random.PCG64(seed))
-    sizes = feature_sizes(chain.features(model, [name for name, _ in layers]), shape)
+    wanted = [(name, w) for name, w in layers if w and weight]
+    names = [name for name, _ in wanted]
+    there = tiles.layer_shapes(model, names, shape)
     for style in styles:
-        if not style.weight or not weight:
+        if not style.weight:
             continue
-        found = features_of(model, layers, style.pixels)
-        for name, layer_weight in layers:
-            if not layer_weight:
-                continue
-            here, there = found[name].shape[1:3], sizes[name]
-            guide_style, samples_style = _positions(chosen, style.mask, here, random)
-            guide, samples = _positions(chosen, style.place, there, random)
-            target = objective.style_target(
-                chosen, found[name], guide=guide_style, samples=samples_style
-            )
-            factor = weight * layer_weight * style.weight / total
-            terms.append(
-                objective.style_term(name, factor, chosen, target, guide=guide, samples=samples)
-            )
+        here = tiles.layer_shapes(model, names, style.pixels.shape[:2])
+        theirs, ours = [], []
+        for name in names:
+            theirs.append((name, _sums(chosen, style.mask, here[name], random)))
+            ours.append(_sums(chosen, style.place, there[name], random))
+        found = evaluation.total_sums(model, as_batch(style.pixels), theirs, tile=tile)
+        for (name, w), sums, reference in zip(wanted, ours, found, strict=True):
+            factor = weight * w * style.weight / total
+            target = chosen.target(reference)
+            terms.append(objective.style_term(name, factor, chosen, sums, target))
     return terms
 
 
-def _positions(
+def _sums(
     loss: StyleLoss,
     mask: np.ndarray | None,
     size: Sequence[int],
     random: np.random.Generator,
-) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-    """How much each position of a layer counts, or which ones a sampled loss looks at."""
-    count = int(size[0] * size[1])
-    guide = None if mask is None else mask_for(mask, size).ravel()
+) -> objective.StyleSums:
+    """What to add up over a layer: how much each position counts, or which ones are looked at."""
+    height, width = int(size[0]), int(size[1])
+    guide = None if mask is None else mask_for(mask, (height, width))
     if guide is not None and not guide.sum() > 0:
         raise ImagesError(
             f"Expected masks that leave something at every layer. Received: a mask that is empty "
-            f"at {size[0]} x {size[1]} positions. Make it larger, or leave out deep layers."
+            f"at {height} x {width} positions. Make it larger, or leave out deep layers."
         )
     if not loss.sampled:
-        return (None if guide is None else tf.constant(guide, tf.float32)), None
-    share = None if guide is None else guide / guide.sum()
+        return objective.style_sums(loss, None if guide is None else tf.constant(guide, tf.float32))
+    count = height * width
+    share = None if guide is None else guide.ravel() / guide.sum()
     possible = count if share is None else int((share > 0).sum())
     drawn = random.choice(count, size=SAMPLES, replace=possible < SAMPLES, p=share)
-    return None, tf.constant(np.sort(drawn), tf.int32)
+    positions = np.stack(np.unravel_index(np.sort(drawn), (height, width)), axis=1)
+    return objective.style_sums(loss, samples=tf.constant(positions, tf.int32))
 
 
 def mask_for(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """A mask [H, W] at a layer's resolution: the mean over what each position covers, float64."""
     resized = tf.image.resize(mask[..., None].astype(np.float32), size, method="area")
     return np.asarray(resized[..., 0], np.float64)
-
-
-def feature_sizes(model: keras.Model, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Height and width of every layer's output for a picture of this shape."""
-    tensor: Any = keras.KerasTensor((1, *shape, 3))
-    sizes = {}
-    for layer in chain.layers(model):
-        tensor = layer.compute_output_spec(tensor)
-        if len(tensor.shape) == 4:
-            sizes[layer.name] = (int(tensor.shape[1]), int(tensor.shape[2]))
-    return sizes
 
 
 def noise(shape: tuple[int, int], seed: int) -> np.ndarray:
@@ -165,10 +148,11 @@ def noise(shape: tuple[int, int], seed: int) -> np.ndarray:
 
 def optimizer(
     name: str,
-    evaluate: objective.Evaluate,
+    evaluate: evaluation.Evaluate,
     shape: tuple[int, int],
     *,
     memory: int = optimizers.MEMORY,
+    pairs: Pairs | None = None,
     smoothing: float = 0.25,
     learn: bool = True,
     learning_rate: float = 0.02,
@@ -180,6 +164,7 @@ def optimizer(
         evaluate: The objective.
         shape: Height and width of the picture.
         memory: Pairs that L-BFGS keeps.
+        pairs: What keeps them; default: memory.
         smoothing: Exponent of its preconditioner at first, see `fourier`.
         learn: Whether the preconditioner learns.
         learning_rate: Of Adam.
@@ -189,7 +174,7 @@ def optimizer(
     if name != "lbfgs":
         raise UsageError(f"Expected optimizer lbfgs or adam. Received: {name!r}. Choose one.")
     precondition = fourier.preconditioner(*shape, exponent=smoothing, learn=learn)
-    return optimizers.lbfgs(evaluate, memory=memory, precondition=precondition)
+    return optimizers.lbfgs(evaluate, memory=memory, pairs=pairs, precondition=precondition)
 
 
 def minimize(
@@ -207,7 +192,7 @@ def minimize(
     """
     step = tf.function(method.step)
     if state is None:
-        state = method.init(x)  # once, eagerly: tracing it would take longer
+        state = method.init(x)
     yield state
     while int(state.evaluations) < evaluations and not bool(state.stalled):
         before = int(state.steps)

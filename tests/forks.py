@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import resource
@@ -25,26 +26,31 @@ DEADLINE = 120
 
 def forked(
     *arguments: str,
+    package: str = "vgg_normalize",
     root: Path | None = None,
     die_at: int = 0,
     begin: str = "",
     largest_file: int = 0,
     send: int = 0,
     when: Path | None = None,
+    delay: float = 0,
 ) -> tuple[int, str]:
     """Exit code (minus the signal that killed it) and stderr of one run.
 
     Args:
         arguments: Of the command.
+        package: Whose command.
         root: Only changes of the disk below it count.
         die_at: kill -9 just before this change of the disk (0: never).
         begin: Count changes from the first one of a path that ends so.
         largest_file: No file can grow beyond so many bytes (0: no limit).
         send: A signal to send once `when` exists.
         when: See `send`.
+        delay: Seconds from then to the signal.
     """
     job = {"arguments": arguments, "root": str(root), "die_at": die_at, "begin": begin}
-    job |= {"largest_file": largest_file, "send": send, "when": str(when)}
+    job |= {"largest_file": largest_file, "send": send, "when": str(when), "delay": delay}
+    job |= {"package": package}
     server = _server()
     server.stdin.write(json.dumps(job) + "\n")
     server.stdin.flush()
@@ -77,6 +83,7 @@ def _end(server: subprocess.Popen[str], folder: str) -> None:
 def _serve() -> None:
     import matplotlib.figure  # noqa: F401
 
+    from style import job as style_job  # noqa: F401
     from vgg_normalize import job  # noqa: F401
 
     for line in sys.stdin:
@@ -100,6 +107,7 @@ def _fork(job: dict, stderr: int) -> int:
         if ended:
             return os.waitstatus_to_exitcode(status)
         if not sent and Path(job["when"]).exists():
+            time.sleep(job["delay"])
             os.kill(child, job["send"])
             sent = True
         if time.monotonic() > deadline:
@@ -108,8 +116,7 @@ def _fork(job: dict, stderr: int) -> int:
 
 
 def _run(job: dict) -> None:
-    from vgg_normalize.__main__ import main
-
+    main = importlib.import_module(f"{job['package']}.__main__").main
     count, counting = 0, not job["begin"]
 
     def hook(event: str, arguments: tuple) -> None:
@@ -129,7 +136,7 @@ def _run(job: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"],) * 2)
     code = 99
     try:
-        code = main(["vgg_normalize", *job["arguments"]])
+        code = main([job["package"], *job["arguments"]])
     except BaseException:
         import traceback
 

@@ -204,3 +204,11 @@ def stylise(*arguments: object) -> int:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def whole(features, reference=None):
+    """All cells of a layer [1, h, w, C] as one part."""
+    from style.tiles import Part
+
+    size = tf.constant(features.shape[1:3], tf.int32)
+    return Part(features, reference, tf.constant([0, 0]), size, features)

@@ -26,7 +26,7 @@ def state(size, learnt=False, exponent=0.4, dtype=tf.float64):
         s = tf.constant(noise(size, 10 + seed), dtype)
         # A pair of a symmetric positive definite Hessian that mixes colours.
         mix = np.array([[3, 1, 0], [1, 2, 0.5], [0, 0.5, 1]])
-        known = method.update(known, s, tf.einsum("bhwc,cd->bhwd", s, tf.constant(mix, dtype)))
+        known, _ = method.update(known, s, tf.einsum("bhwc,cd->bhwd", s, tf.constant(mix, dtype)))
     return (lambda g: method.apply(known, g)), known
 
 
@@ -78,6 +78,30 @@ def test_the_product_is_that_of_numpy(size, learnt, dtype):
     assert found.dtype == dtype and found.shape == x.shape
     close = 1e-12 if dtype == tf.float64 else 1e-5
     np.testing.assert_allclose(found, expected, atol=close * np.abs(expected).max(), rtol=1e-9)
+
+
+@each_size
+@pytest.mark.parametrize("learn", [False, True])
+def test_an_update_says_what_the_new_matrix_makes_of_the_gradient_s_change(size, learn):
+    method = fourier.preconditioner(*size, exponent=0.4, learn=learn)
+    known, start = (method.init(double(noise(size))),) * 2
+    for seed in range(fourier.WARM_UP + 3):
+        s, y = noise(size, 20 + seed), noise(size, 20 + seed) * [3, 1, 2] + noise(size, 40) / 9
+        known, found = method.update(known, double(s), double(y))
+        expected = np.sum(y * method.apply(known, double(y)))
+        assert float(found) == pytest.approx(expected, rel=1e-10)
+    assert np.array_equal(known.gains, start.gains) != learn
+
+
+@each_size
+def test_covariances_of_all_bands_add_up_to_the_products_of_colours(size):
+    method = fourier.preconditioner(*size)
+    s, y = noise(size, 1), noise(size, 2)
+    s = s * np.sign(np.sum(s * y))
+    known, _ = method.update(method.init(double(s)), double(s), double(y))
+    for covariances, x in ((known.moves, s), (known.changes, y)):
+        expected = np.einsum("bhwc,bhwd->cd", x, x) / np.sum(s * y)
+        np.testing.assert_allclose(np.sum(covariances, axis=0), expected, rtol=1e-10, atol=1e-12)
 
 
 @each_size
@@ -134,7 +158,7 @@ def test_it_learns_the_inverse_of_a_hessian_of_colours():
 def test_it_does_not_learn_unless_asked():
     method = fourier.preconditioner(6, 6, learn=False)
     before = method.init(double(noise((6, 6))))
-    after = method.update(before, double(noise((6, 6), 1)), double(noise((6, 6), 1)))
+    after, _ = method.update(before, double(noise((6, 6), 1)), double(noise((6, 6), 1)))
     for ours, theirs in zip(before, after, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -144,7 +168,7 @@ def test_what_was_learnt_is_used_after_the_warm_up_only():
     known = method.init(double(noise((6, 6))))
     start = known.gains.numpy()
     for i in range(1, fourier.WARM_UP + 2):
-        known = method.update(known, double(noise((6, 6), i)), double(7 * noise((6, 6), i)))
+        known, _ = method.update(known, double(noise((6, 6), i)), double(7 * noise((6, 6), i)))
         assert int(known.pairs) == i
         assert np.array_equal(known.gains, start) == (i <= fourier.WARM_UP)
 
@@ -155,6 +179,6 @@ def test_a_colour_that_never_moves_leaves_it_positive_definite(dtype):
     known = method.init(tf.constant(noise((6, 7)), dtype))
     for i in range(6):
         s = tf.constant(noise((6, 7), i) * np.array([1, 0, 1]), dtype)
-        known = method.update(known, s, 2 * s)
+        known, _ = method.update(known, s, 2 * s)
     values = np.linalg.eigvalsh(known.gains)
     assert np.isfinite(values).all() and (values > 0).all()

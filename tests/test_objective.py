@@ -6,13 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_gradient, double, draw_weights, identity_chain
+from helpers import assert_gradient, double, draw_weights, identity_chain, whole
 
-from style import losses, objective
+from style import evaluation, losses, objective, tiles
 from vgg_normalize import chain
 
 X = np.random.default_rng(0).uniform(0, 1, (1, 8, 10, 3))
 OTHER = np.random.default_rng(1).uniform(0, 1, (1, 8, 10, 3))
+CONTENT = OTHER + 0.1
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +45,31 @@ def features(network):
 def every_term(features, name="gram"):
     """One or more of each kind."""
     there, loss = features(double(OTHER)), losses.STYLE_LOSSES[name]()
-    samples = tf.constant([3, 1, 4, 15, 9, 2, 6])
     terms = [
-        objective.content_term("second", 1.5, features(double(OTHER + 0.1))["second"]),
+        objective.content_term("second", 1.5, (4, 5, 5)),
         objective.variation_term(0.3, X.shape),
         objective.norm_term(0.02, X.shape[1:]),
     ]
     for layer, weight in (("first", 2.0), ("second", 0.7)):
-        target = objective.style_target(loss, there[layer], samples=samples)
-        terms.append(objective.style_term(layer, weight, loss, target, samples=samples))
+        positions = np.unravel_index([3, 1, 4, 15, 9, 2, 6], there[layer].shape[1:3])
+        sums = objective.style_sums(loss, samples=tf.constant(np.transpose(positions), tf.int32))
+        target = loss.target(sums(whole(there[layer])))
+        terms.append(objective.style_term(layer, weight, loss, sums, target))
     return terms
 
 
-def of_term(term, features):
-    return float(term.distance(term.sums(double(features))))
+def of_term(term, features, reference=None):
+    reference = None if reference is None else double(reference)
+    return float(term.distance(term.sums(whole(double(features), reference))))
+
+
+def evaluation_of(network, terms, content=CONTENT):
+    return evaluation.evaluator(network, terms, X.shape[1:3], content=double(content))
 
 
 @pytest.mark.parametrize("name", losses.STYLE_LOSSES)
 def test_the_gradient_is_the_difference_through_the_network(network, features, name):
-    evaluate = objective.evaluation(network, every_term(features, name))
+    evaluate = evaluation_of(network, every_term(features, name))
     assert_gradient(lambda x: evaluate(x)[0], X)
     # The function's own gradient, which does not need a tape, is the same.
     with tf.GradientTape() as tape:
@@ -74,9 +81,10 @@ def test_the_gradient_is_the_difference_through_the_network(network, features, n
 
 def test_the_value_is_the_weighted_sum_of_the_terms(network, features):
     terms = every_term(features)
-    total, _, parts = objective.evaluation(network, terms)(double(X))
+    total, _, parts = evaluation_of(network, terms)(double(X))
     found = {**features(double(X)), "image": double(X)}
-    values = [term.weight * of_term(term, found[term.layer]) for term in terms]
+    content = {**features(double(CONTENT)), "image": double(CONTENT)}
+    values = [term.weight * of_term(term, found[term.layer], content[term.layer]) for term in terms]
     assert all(value > 1e-6 for value in values)
     assert float(total) == pytest.approx(sum(values), rel=1e-12)
     assert float(sum(parts.values())) == pytest.approx(float(total), rel=1e-12)
@@ -87,7 +95,7 @@ def test_the_value_is_the_weighted_sum_of_the_terms(network, features):
 
 
 def test_the_objective_is_the_same_in_a_graph(network, features):
-    evaluate = objective.evaluation(network, every_term(features))
+    evaluate = evaluation_of(network, every_term(features))
     eager, graph = evaluate(double(X)), tf.function(evaluate)(double(X))
     for ours, theirs in zip(tf.nest.flatten(eager), tf.nest.flatten(graph), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)
@@ -95,31 +103,31 @@ def test_the_objective_is_the_same_in_a_graph(network, features):
 
 def test_weights_scale_their_term_only(network, features):
     terms = every_term(features)
-    before = objective.evaluation(network, terms)(double(X))[2]
+    before = evaluation_of(network, terms)(double(X))[2]
     terms[0] = terms[0]._replace(weight=10 * terms[0].weight)
-    after = objective.evaluation(network, terms)(double(X))[2]
+    after = evaluation_of(network, terms)(double(X))[2]
     assert float(after["content"]) == pytest.approx(10 * float(before["content"]), rel=1e-12)
     for kind in ("tv", "norm", "style"):
         assert float(after[kind]) == float(before[kind])
 
 
 def test_content_is_the_mean_over_positions_and_channels():
-    term = objective.content_term("same", 1, double(OTHER))
+    term = objective.content_term("same", 1, X.shape[1:])
     assert term.kind == "content"
-    assert of_term(term, X) == pytest.approx(np.mean((X - OTHER) ** 2), rel=1e-12)
-    assert of_term(term, OTHER) == 0
+    assert of_term(term, X, OTHER) == pytest.approx(np.mean((X - OTHER) ** 2), rel=1e-12)
+    assert of_term(term, OTHER, OTHER) == 0
 
 
 def test_inversion_is_relative_to_the_squared_norm():
-    term = objective.inversion_term("same", 1, double(OTHER))
+    term = objective.inversion_term("same", 1, np.sum(OTHER**2))
     expected = np.sum((X - OTHER) ** 2) / np.sum(OTHER**2)
-    assert of_term(term, X) == pytest.approx(expected, rel=1e-12)
-    assert of_term(term, np.zeros_like(X)) == pytest.approx(1, rel=1e-12)
+    assert of_term(term, X, OTHER) == pytest.approx(expected, rel=1e-12)
+    assert of_term(term, np.zeros_like(X), OTHER) == pytest.approx(1, rel=1e-12)
 
 
 def test_inversion_of_features_that_are_all_zero_is_finite():
-    term = objective.inversion_term("same", 1, double(np.zeros_like(X)))
-    assert of_term(term, X) == pytest.approx(np.sum(X**2), rel=1e-12)
+    term = objective.inversion_term("same", 1, 0.0)
+    assert of_term(term, X, np.zeros_like(X)) == pytest.approx(np.sum(X**2), rel=1e-12)
 
 
 def squared_differences(x):
@@ -150,20 +158,59 @@ def test_the_norm_is_that_of_mahendran_and_vedaldi():
     assert of_term(term, X) == pytest.approx(expected, rel=1e-5)
 
 
+def rows(start, stop):
+    """These rows of X as a part, to be compared with those of OTHER."""
+    features, reference = double(X[:, start:stop]), double(OTHER[:, start:stop])
+    origin, size = tf.constant([start, 0]), tf.constant([stop - start, X.shape[2]])
+    return tiles.Part(features, reference, origin, size, double(X[:, start : stop + 1]))
+
+
 def test_a_term_s_sums_of_parts_make_its_value_for_the_whole():
     loss = losses.gram()
+    gaussian, samples = losses.mmd_gaussian(), tf.constant([[0, 3], [2, 9], [3, 0], [7, 7]])
+    guide = double(np.random.default_rng(3).random((8, 10)))
+    styles = []
+    for of, options in ((loss, {}), (loss, {"guide": guide}), (gaussian, {"samples": samples})):
+        sums = objective.style_sums(of, **options)
+        target = of.target(sums(whole(double(OTHER))))
+        styles.append(objective.style_term("same", 1, of, sums, target))
     terms = [
+        *styles,
+        objective.content_term("same", 1, X.shape[1:]),
         objective.norm_term(1, X.shape[1:]),
-        objective.style_term("same", 1, loss, objective.style_target(loss, double(OTHER))),
+        objective.variation_term(1, X.shape, 1.5),
+        objective.bounded_variation_term(1, X.shape[1:], 2.0),
     ]
     for term in terms:
-        parts = [term.sums(double(X[:, rows])) for rows in (slice(0, 3), slice(3, 8))]
+        parts = [term.sums(rows(0, 3)), term.sums(rows(3, 8))]
         added = tf.nest.map_structure(tf.add, *parts)
-        assert float(term.distance(added)) == pytest.approx(of_term(term, X), rel=1e-12)
-    content = objective.content_term("same", 1, double(OTHER))
-    pick = (slice(0, 5), slice(5, 8))
-    parts = [losses.squared_error(double(X[:, rows]), double(OTHER[:, rows])) for rows in pick]
-    assert float(content.distance(sum(parts))) == pytest.approx(of_term(content, X), rel=1e-12)
+        expected = of_term(term, X, OTHER)
+        assert expected > 1e-6
+        assert float(term.distance(added)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_linear_terms_of_parts_add_up_to_the_whole_s():
+    terms = [
+        objective.content_term("same", 1, X.shape[1:]),
+        objective.inversion_term("same", 1, 7.0),
+        objective.variation_term(1, X.shape, 1.5),
+        objective.bounded_variation_term(1, X.shape[1:], 2.0),
+        objective.norm_term(1, X.shape[1:]),
+    ]
+    for term in terms:
+        assert term.linear and term.compares == (term.kind == "content")
+        parts = (term.sums(rows(0, 3)), term.sums(rows(3, 8)))
+        found = sum(float(term.distance(part)) for part in parts)
+        assert found == pytest.approx(of_term(term, X, OTHER), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", losses.STYLE_LOSSES)
+def test_sums_over_many_positions_are_exact(name):
+    loss = losses.STYLE_LOSSES[name]()
+    sums = objective.style_sums(loss, samples=tf.constant([[0, 0], [3, 9]]))
+    found = sums(whole(tf.constant(X, tf.float32)))
+    wanted = tf.float32 if loss.sampled else tf.float64
+    assert {total.dtype for total in tf.nest.flatten(found)} == {wanted}
 
 
 def test_style_terms_know_guides_and_samples():
@@ -173,50 +220,81 @@ def test_style_terms_know_guides_and_samples():
     def only(x, chosen):
         return x.reshape(-1, 3)[chosen][None, None]
 
+    def every(x):
+        return tf.constant(list(np.ndindex(x.shape[1:3])), tf.int32)
+
     for name in losses.STYLE_LOSSES:
         loss = losses.STYLE_LOSSES[name]()
-        plain = objective.style_target(loss, double(only(OTHER, inside_style)))
-        expected = of_term(objective.style_term("a", 1, loss, plain), only(X, inside))
-        how, how_style = (
-            {"samples": tf.constant(np.flatnonzero(chosen))}
-            if loss.sampled
-            else {"guide": double(chosen)}
-            for chosen in (inside, inside_style)
+        picked, picked_style = only(X, inside), only(OTHER, inside_style)
+        everywhere, theirs = (
+            objective.style_sums(loss, samples=every(pixels)) for pixels in (picked, picked_style)
         )
-        target = objective.style_target(loss, double(OTHER), **how_style)
-        found = of_term(objective.style_term("a", 1, loss, target, **how), X)
+        plain = loss.target(theirs(whole(double(picked_style))))
+        expected = of_term(objective.style_term("a", 1, loss, everywhere, plain), picked)
+        ours, theirs = (
+            objective.style_sums(loss, samples=tf.constant(np.argwhere(chosen), tf.int32))
+            if loss.sampled
+            else objective.style_sums(loss, guide=double(chosen))
+            for chosen in (inside.reshape(8, 10), inside_style.reshape(8, 10))
+        )
+        target = loss.target(theirs(whole(double(OTHER))))
+        found = of_term(objective.style_term("a", 1, loss, ours, target), X)
         assert found == pytest.approx(expected, rel=1e-9), name
 
 
-def test_features_are_computed_no_deeper_than_needed(network):
-    terms = [objective.content_term("first", 1, double(np.zeros((1, 8, 10, 4))))]
-    graph = tf.function(objective.extractor(network, terms)).get_concrete_function(double(X)).graph
+@pytest.mark.parametrize("constant", [True, False])
+def test_features_are_computed_no_deeper_than_needed(network, constant):
+    extractor = evaluation.extractor(network, ["first"], constant=constant)
+    graph = tf.function(extractor).get_concrete_function(double(X)).graph
     assert sum(op.type == "Conv2D" for op in graph.get_operations()) == 1
-    features = objective.extractor(network, terms)(double(X))
+    assert bool(graph.captures) != constant
+    features = extractor(double(X))
     assert set(features) == {"first", "image"}
     assert features["image"].shape == X.shape
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_as_constants_give_the_same_features(network, features, frozen):
+    network.get_layer("first").trainable = not frozen
+    names = ["second", "image", "first", "second"]
+    constant, variable = (
+        evaluation.extractor(network, names, constant=constant)(double(X))
+        for constant in (True, False)
+    )
+    network.get_layer("first").trainable = True
+    expected = {**features(double(X)), "image": X}
+    assert set(constant) == set(variable) == set(expected)
+    for name, feature in expected.items():
+        np.testing.assert_allclose(constant[name], feature, rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(variable[name], feature)
+
+
 def test_terms_of_the_picture_alone_need_no_network():
     terms = [objective.variation_term(2.0, X.shape), objective.variation_term(1.0, X.shape)]
-    total, gradient, parts = objective.evaluation(None, terms)(double(X))
+    total, gradient, parts = evaluation_of(None, terms)(double(X))
     assert float(total) == pytest.approx(3 * np.mean(squared_differences(X)), rel=1e-12)
     assert set(parts) == {"tv"} and gradient.shape == X.shape
+
+
+def identity_evaluation(terms, content):
+    content = tf.constant(content, tf.float32)
+    return evaluation.evaluator(identity_chain(), terms, X.shape[1:3], content=content)
 
 
 def test_the_objective_is_zero_with_no_slope_where_everything_fits():
     x = np.float32(X)
     loss = losses.gram()
+    sums = objective.style_sums(loss)
     terms = [
-        objective.content_term("same", 1, tf.constant(x)),
-        objective.style_term("same", 5, loss, objective.style_target(loss, tf.constant(x))),
+        objective.content_term("same", 1, x.shape[1:]),
+        objective.style_term("same", 5, loss, sums, loss.target(sums(whole(tf.constant(x))))),
     ]
-    total, gradient, _ = objective.evaluation(identity_chain(), terms)(tf.constant(x))
+    total, gradient, _ = identity_evaluation(terms, x)(tf.constant(x))
     assert float(total) == pytest.approx(0, abs=1e-12)
     np.testing.assert_allclose(gradient, 0, atol=1e-8)
 
 
 def test_an_identity_network_has_the_gradient_of_the_formula():
-    terms = [objective.content_term("same", 3, tf.constant(OTHER, tf.float32))]
-    _, gradient, _ = objective.evaluation(identity_chain(), terms)(tf.constant(X, tf.float32))
+    terms = [objective.content_term("same", 3, X.shape[1:])]
+    _, gradient, _ = identity_evaluation(terms, OTHER)(tf.constant(X, tf.float32))
     np.testing.assert_allclose(gradient, 3 * 2 * (X - OTHER) / X.size, atol=1e-8)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from helpers import double
 
 from style import fourier, line_search, optimizers
+from style.pairs import Kept, in_memory
 
 # Evaluations until the objective is below 1e-10: known runs, so that a change is seen.
 # Rounding differs between machines, which long runs feel: 5 % are allowed.
@@ -74,7 +75,11 @@ def minimise(function, x, memory=5, **options):
 
 def constant(apply):
     """A preconditioner that does not learn."""
-    return optimizers.Preconditioner(lambda x: (), lambda known, s, y: known, lambda _, g: apply(g))
+    return optimizers.Preconditioner(
+        lambda x: (),
+        lambda known, s, y: (known, optimizers.dot(y, apply(y))),
+        lambda _, g: apply(g),
+    )
 
 
 def power(exponent):
@@ -205,10 +210,11 @@ def test_the_two_loops_multiply_by_the_matrix_of_bfgs_updates(empty, preconditio
     s = random.normal(size=(pairs, size))
     y, g = s @ hessian, random.normal(size=size)
     none = (double(np.zeros(size)),) * empty
+    kept = Kept(none + tuple(map(double, s)), none + tuple(map(double, y)))
     found = optimizers.inverse_hessian_product(
         double(g),
-        none + tuple(map(double, s)),
-        none + tuple(map(double, y)),
+        in_memory(empty + pairs),
+        kept,
         double(np.concatenate([np.zeros(empty), 1 / np.sum(s * y, 1)])),
         double(gamma),
         lambda q: tf.linalg.matvec(double(matrix), q),
@@ -221,19 +227,18 @@ def test_the_two_loops_multiply_by_the_matrix_of_bfgs_updates(empty, preconditio
 def test_the_newest_pair_satisfies_the_secant_equation():
     state = minimise(rosenbrock, double(np.tile([-1.2, 1.0], 10)), evaluations=20)[-1]
     found = optimizers.inverse_hessian_product(
-        state.y[-1], state.s, state.y, state.rho, state.gamma, lambda q: q, 0.03
+        state.pairs.y[-1], in_memory(5), state.pairs, state.rho, state.gamma, lambda q: q, 0.03
     )
-    np.testing.assert_allclose(found, state.s[-1], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found, state.pairs.s[-1], rtol=1e-8, atol=1e-12)
 
 
 def test_without_a_pair_the_product_is_the_gradient_at_the_wanted_size():
     g = np.random.default_rng(4).normal(size=(7, 2))
-    none, apply = (double(np.zeros((7, 2))),) * 3, lambda q: q
-    rho, gamma = double(np.zeros(3)), double(0)
-    found = optimizers.inverse_hessian_product(double(g), none, none, rho, gamma, apply, 0.03)
+    memory, zero = in_memory(3), double(np.zeros((7, 2)))
+    rest = (memory, memory.init(zero), double(np.zeros(3)), double(0), lambda q: q, 0.03)
+    found = optimizers.inverse_hessian_product(double(g), *rest)
     np.testing.assert_allclose(found, 0.03 * g / np.sqrt(np.mean(g**2)), rtol=1e-12)
-    zero = double(np.zeros((7, 2)))
-    still = optimizers.inverse_hessian_product(zero, none, none, rho, gamma, apply, 0.03)
+    still = optimizers.inverse_hessian_product(zero, *rest)
     np.testing.assert_array_equal(still, 0)
 
 
@@ -248,11 +253,11 @@ def test_the_memory_is_the_last_differences_oldest_first():
     start = double(np.random.default_rng(6).random((1, 4, 5, 1)))
     states = run(method, start, evaluations=12)[:8]
     last = states[-1]
-    assert len(states) == 8 and len(last.s) == len(last.y) == 3
+    assert len(states) == 8 and len(last.pairs.s) == len(last.pairs.y) == 3
     for i, (before, after) in enumerate(zip(states[-4:], states[-3:], strict=False)):
         s, y = after.x - before.x, after.gradient - before.gradient
-        np.testing.assert_array_equal(last.s[i], s)
-        np.testing.assert_array_equal(last.y[i], y)
+        np.testing.assert_array_equal(last.pairs.s[i], s)
+        np.testing.assert_array_equal(last.pairs.y[i], y)
         assert float(last.rho[i]) == pytest.approx(1 / np.sum(s * y), rel=1e-12)
     expected = np.sum(s * y) / np.sum(y * apply(y))
     assert float(last.gamma) == pytest.approx(expected, rel=1e-12)
@@ -407,7 +412,7 @@ def test_a_trial_that_is_not_finite_shrinks_the_step():
     for before, after in zip(states, states[1:], strict=False):
         assert np.isfinite(after.value) and np.isfinite(after.x).all()
         assert float(after.value) <= float(before.value)
-        for pair in (*after.s, *after.y, after.rho, after.gamma):
+        for pair in (*after.pairs.s, *after.pairs.y, after.rho, after.gamma):
             assert np.isfinite(pair).all()
     assert np.max(states[-1].x) < 0.5
     # It comes close to the wall, which keeps it from the minimum.
@@ -516,7 +521,7 @@ def test_what_is_remembered_on_a_nonconvex_function_has_curvature():
     for state in states:
         kept = state.rho.numpy() != 0
         for i in np.flatnonzero(kept):
-            s, y = state.s[i].numpy(), state.y[i].numpy()
+            s, y = state.pairs.s[i].numpy(), state.pairs.y[i].numpy()
             assert s @ y > 1e-6 * np.linalg.norm(s) * np.linalg.norm(y)
         assert (state.rho.numpy() >= 0).all()
     assert np.abs(states[-1].gradient).max() < 1e-4

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
+from helpers import double, whole
 
 from style import __main__ as command
 from style import losses, objective, stats
@@ -42,14 +43,16 @@ def gram_sum(f):
 
 def our_style(layer, weight, f, s):
     loss = losses.gram()
-    target = objective.style_target(loss, tf.constant(s[None], tf.float64))
-    term = objective.style_term(layer, weight, loss, target)
-    return term.weight * float(term.distance(term.sums(tf.constant(f[None], tf.float64))))
+    sums = objective.style_sums(loss)
+    target = loss.target(sums(whole(double(s[None]))))
+    term = objective.style_term(layer, weight, loss, sums, target)
+    return term.weight * float(term.distance(term.sums(whole(double(f[None])))))
 
 
 def our_content(layer, weight, f, p):
-    term = objective.content_term(layer, weight, tf.constant(p[None], tf.float64))
-    return term.weight * float(term.distance(term.sums(tf.constant(f[None], tf.float64))))
+    term = objective.content_term(layer, weight, p.shape)
+    part = whole(double(f[None]), double(p[None]))
+    return term.weight * float(term.distance(term.sums(part)))
 
 
 def published_style(name, f, s, height, width):
@@ -115,7 +118,7 @@ def test_johnsons_variation_has_the_gradient_of_its_program():
     # the gradient of half the sum of squares.
     squares = (np.diff(pixels, axis=0) ** 2).sum() + (np.diff(pixels, axis=1) ** 2).sum()
     term = objective.variation_term(chosen.tv_weight, (512, 512, 3), chosen.tv_beta)
-    ours = term.weight * float(term.distance(term.sums(tf.constant(picture))))
+    ours = term.weight * float(term.distance(term.sums(whole(double(picture)))))
     assert ours == pytest.approx(1e-3 / 2 * squares, rel=1e-9)
 
 
@@ -126,7 +129,7 @@ def test_keras_variation_is_that_of_its_example():
     a = (pixels[:-1, :-1] - pixels[1:, :-1]) ** 2
     b = (pixels[:-1, :-1] - pixels[:-1, 1:]) ** 2
     term = objective.variation_term(chosen.tv_weight, (400, 600, 3), chosen.tv_beta)
-    ours = term.weight * float(term.distance(term.sums(tf.constant(picture))))
+    ours = term.weight * float(term.distance(term.sums(whole(double(picture)))))
     # It leaves out the last row and column, 1000 of 240000 positions.
     assert ours == pytest.approx(1e-6 * ((a + b) ** 1.25).sum(), rel=0.01)
 

@@ -87,6 +87,40 @@ def test_weighted_statistics_are_those_of_a_loop_over_positions():
     np.testing.assert_allclose(gram, second / weight, rtol=1e-12)
 
 
+@pytest.mark.parametrize("weights", [None, T], ids=["plain", "weighted"])
+def test_products_are_those_of_numpy_with_the_gradient_of_both_factors(weights):
+    # Not symmetric, so that the two factors' gradients differ.
+    upstream = np.random.default_rng(2).normal(size=(5, 5))
+    t = np.ones(29) if weights is None else weights
+
+    def products(f):
+        return stats.products(f, f if weights is None else f * double(t)[:, None])
+
+    np.testing.assert_allclose(products(double(F)), F.T @ (t[:, None] * F), rtol=1e-12)
+    for seed in range(3):
+        assert_gradient(lambda f: tf.reduce_sum(upstream * products(f)), F, seed=seed)
+
+
+@each_kind
+@pytest.mark.parametrize("weights", [None, T], ids=["plain", "weighted"])
+def test_the_gradient_of_sums_is_the_difference(sums, weights):
+    t = None if weights is None else double(weights)
+    factors = [np.random.default_rng(3).normal(size=total.shape) for total in sums(double(F), t)]
+
+    def along(f):
+        parts = zip(factors, sums(f, t), strict=True)
+        return tf.add_n([tf.reduce_sum(factor * total) for factor, total in parts])
+
+    assert_gradient(along, F)
+
+
+def test_a_guide_flattens_as_the_features_of_its_part_do():
+    guide = np.random.default_rng(4).random((7, 9))
+    part = guide[2:5, 3:7]
+    found = stats.flatten_guide(double(guide), tf.constant([2, 3]), tf.constant([3, 4]))
+    np.testing.assert_array_equal(found, stats.flatten(double(part[None, ..., None]))[:, 0])
+
+
 @each_kind
 def test_weights_of_one_are_no_weights(sums):
     assert_sums(sums(double(F), double(np.ones(29))), sums(double(F)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import picture, small_vgg, tiny_chain
+from helpers import picture, small_vgg, tiny_chain, whole
 
 import vgg_normalize as vn
-from style import objective, synthesis
+from style import evaluation, synthesis, tiles
 from style.losses import SAMPLES, STYLE_LOSSES
 from style.synthesis import Style
 from vgg_normalize.errors import ImagesError, UsageError
@@ -25,9 +25,20 @@ def model():
     return tiny_chain()
 
 
+def evaluator(model, terms):
+    """The objective, whose content is the first picture."""
+    return evaluation.evaluator(model, terms, SHAPE, content=synthesis.as_batch(FIRST))
+
+
+def features_of(model, pixels) -> dict[str, np.ndarray]:
+    found = vn.features(model, [name for name, _ in LAYERS])(pixels[None])
+    return {name: feature.numpy() for name, feature in found.items()}
+
+
 def evaluated(model, terms, pixels=RESULT) -> tuple[float, np.ndarray, dict]:
     """Objective, gradient and the parts of it, at a picture."""
-    value, gradient, parts = objective.evaluation(model, terms)(synthesis.as_batch(pixels))
+    evaluate = evaluator(model, terms)
+    value, gradient, parts = evaluate(synthesis.as_batch(pixels))
     return float(value), gradient.numpy()[0], {k: float(v) for k, v in parts.items()}
 
 
@@ -66,23 +77,20 @@ def test_noise_is_fixed_by_its_seed_and_grey_on_average():
 def test_sizes_of_features_are_those_of_real_features(monkeypatch, pooling, shape):
     small_vgg(monkeypatch)
     model = vn.build("vgg19", weights="random", pooling=pooling)
-    sizes = synthesis.feature_sizes(model, shape)
     names = [f"block{block}_conv1" for block in range(1, 6)]
     found = vn.features(model, names)(np.zeros((1, *shape, 3), np.float32))
-    assert {name: sizes[name] for name in names} == {
-        name: tuple(found[name].shape[1:3]) for name in names
-    }
+    expected = {name: tuple(found[name].shape[1:]) for name in names}
+    assert tiles.layer_shapes(model, names, shape) == {**expected, "image": (*shape, 3)}
 
 
 # Content and inversion.
 
 
 def test_content_is_the_weighted_mean_squared_difference(model):
-    terms = synthesis.content_terms(model, FIRST, LAYERS, 5.0)
+    terms = synthesis.content_terms(model, LAYERS, 5.0, shape=SHAPE)
     value, gradient, parts = evaluated(model, terms)
-    ours = synthesis.features_of(model, LAYERS, RESULT)
-    theirs = synthesis.features_of(model, LAYERS, FIRST)
-    expected = 5 * sum(w * np.mean((ours[name] - theirs[name]).numpy() ** 2) for name, w in LAYERS)
+    ours, theirs = features_of(model, RESULT), features_of(model, FIRST)
+    expected = 5 * sum(w * np.mean((ours[name] - theirs[name]) ** 2) for name, w in LAYERS)
     assert value == pytest.approx(expected, rel=1e-5) and parts == {"content": value}
     assert np.abs(gradient).max() > 0
     assert evaluated(model, terms, FIRST)[0] == pytest.approx(0, abs=1e-10)
@@ -90,16 +98,16 @@ def test_content_is_the_weighted_mean_squared_difference(model):
 
 def test_inversion_is_relative_to_the_features_norm(model):
     terms = synthesis.inversion_terms(model, FIRST, "second", 2.0)
-    ours = synthesis.features_of(model, LAYERS, RESULT)["second"].numpy()
-    theirs = synthesis.features_of(model, LAYERS, FIRST)["second"].numpy()
+    ours, theirs = (features_of(model, pixels)["second"] for pixels in (RESULT, FIRST))
     expected = 2 * np.sum((ours - theirs) ** 2) / np.sum(theirs**2)
     assert evaluated(model, terms)[0] == pytest.approx(expected, rel=1e-5)
     assert evaluated(model, terms, FIRST)[0] == pytest.approx(0, abs=1e-10)
 
 
 def test_terms_of_weight_zero_are_left_out(model):
-    assert synthesis.content_terms(model, FIRST, LAYERS, 0.0) == []
-    assert len(synthesis.content_terms(model, FIRST, [("first", 0.0), LAYERS[1]], 1.0)) == 1
+    assert synthesis.content_terms(model, LAYERS, 0.0, shape=SHAPE) == []
+    some = synthesis.content_terms(model, [("first", 0.0), LAYERS[1]], 1.0, shape=SHAPE)
+    assert [term.layer for term in some] == ["second"]
     assert style_terms(model, Style(FIRST), weight=0.0) == []
     assert len(style_terms(model, Style(FIRST), Style(SECOND, 0.0))) == len(LAYERS)
 
@@ -125,7 +133,7 @@ def test_gram_is_the_weighted_mean_over_entries(model):
     for name, weight in LAYERS:
         grams = []
         for pixels in (RESULT, SECOND):
-            f = synthesis.features_of(model, LAYERS, pixels)[name].numpy()
+            f = features_of(model, pixels)[name]
             f = f.reshape(-1, f.shape[-1]).astype(float)
             grams.append(f.T @ f / len(f))
         expected += 3 * weight * np.mean((grams[0] - grams[1]) ** 2)
@@ -228,10 +236,13 @@ def test_fewer_positions_than_samples_are_drawn_again(model):
     random = np.random.Generator(np.random.PCG64(0))
     mask = left(SHAPE, 4)
     loss = STYLE_LOSSES["mmd_gaussian"]()
-    guide, samples = synthesis._positions(loss, mask, SHAPE, random)
-    assert guide is None and samples.shape == (SAMPLES,)
-    assert (samples.numpy() % SHAPE[1] < 4).all()
-    assert len(np.unique(samples)) <= 4 * SHAPE[0]
+    sums = synthesis._sums(loss, mask, SHAPE, random)
+    # Features that say where they are.
+    places = np.stack(np.indices(SHAPE), axis=-1)[None]
+    samples = sums(whole(tf.constant(places, tf.float32))).numpy()
+    assert samples.shape == (SAMPLES, 2)
+    assert (samples[:, 1] < 4).all()
+    assert len(np.unique(samples, axis=0)) <= 4 * SHAPE[0]
 
 
 # Steps.
@@ -240,9 +251,7 @@ def test_fewer_positions_than_samples_are_drawn_again(model):
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])
 def test_texture_from_noise_loses_almost_all_of_its_loss(model, name):
     terms = style_terms(model, Style(FIRST))
-    method = synthesis.optimizer(
-        name, objective.evaluation(model, terms), SHAPE, memory=5, learning_rate=0.03
-    )
+    method = synthesis.optimizer(name, evaluator(model, terms), SHAPE, memory=5, learning_rate=0.03)
     start = synthesis.as_batch(synthesis.noise(SHAPE, 0))
     values = [float(state.value) for state in synthesis.minimize(method, start, 80)]
     assert values[-1] < 0.02 * values[0]
@@ -250,7 +259,7 @@ def test_texture_from_noise_loses_almost_all_of_its_loss(model, name):
 
 def test_steps_are_yielded_once_each_and_end_with_the_evaluations(model):
     terms = style_terms(model, Style(FIRST))
-    method = synthesis.optimizer("adam", objective.evaluation(model, terms), SHAPE)
+    method = synthesis.optimizer("adam", evaluator(model, terms), SHAPE)
     states = list(synthesis.minimize(method, synthesis.as_batch(RESULT), 5))
     assert [int(state.steps) for state in states] == [0, 1, 2, 3, 4]
     assert [int(state.evaluations) for state in states] == [1, 2, 3, 4, 5]
@@ -258,7 +267,7 @@ def test_steps_are_yielded_once_each_and_end_with_the_evaluations(model):
 
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])
 def test_going_on_from_a_state_gives_the_same_bits(model, name):
-    evaluate = objective.evaluation(model, style_terms(model, Style(FIRST)))
+    evaluate = evaluator(model, style_terms(model, Style(FIRST)))
     method = synthesis.optimizer(name, evaluate, SHAPE, memory=3)
     start = synthesis.as_batch(RESULT)
     whole = list(synthesis.minimize(method, start, 9))
@@ -269,8 +278,8 @@ def test_going_on_from_a_state_gives_the_same_bits(model, name):
 
 
 def test_nothing_to_gain_ends_at_once_where_it_began(model):
-    terms = synthesis.content_terms(model, FIRST, LAYERS, 1.0)
-    method = synthesis.optimizer("lbfgs", objective.evaluation(model, terms), SHAPE, memory=2)
+    terms = synthesis.content_terms(model, LAYERS, 1.0, shape=SHAPE)
+    method = synthesis.optimizer("lbfgs", evaluator(model, terms), SHAPE, memory=2)
     states = list(synthesis.minimize(method, synthesis.as_batch(FIRST), 50))
     np.testing.assert_array_equal(states[-1].x[0], FIRST)
     assert bool(states[-1].finite) and int(states[-1].evaluations) == 1
@@ -294,7 +303,7 @@ def test_an_unknown_optimizer_is_refused(model):
 
 def test_many_tracings_do_not_make_tensorflow_warn(model, caplog):
     terms = style_terms(model, *(Style(FIRST) for _ in range(8)))
-    method = synthesis.optimizer("adam", objective.evaluation(model, terms[:1]), SHAPE)
+    method = synthesis.optimizer("adam", evaluator(model, terms[:1]), SHAPE)
     for _ in range(8):
         list(synthesis.minimize(method, synthesis.as_batch(RESULT), 1))
     assert "retracing" not in caplog.text
@@ -303,7 +312,7 @@ def test_many_tracings_do_not_make_tensorflow_warn(model, caplog):
 def test_weights_of_the_network_stay_as_they_were(model):
     untouched = tiny_chain()
     terms = style_terms(model, Style(FIRST))
-    method = synthesis.optimizer("lbfgs", objective.evaluation(model, terms), SHAPE, memory=2)
+    method = synthesis.optimizer("lbfgs", evaluator(model, terms), SHAPE, memory=2)
     list(synthesis.minimize(method, synthesis.as_batch(RESULT), 3))
     for ours, theirs in zip(model.weights, untouched.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)

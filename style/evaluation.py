@@ -1,0 +1,214 @@
+"""The objective and its gradient: of the whole picture at once, or in bounded memory by tiles.
+
+By tiles a first pass adds up the sums that the terms need, the objective's derivative with respect
+to them is taken once, and a second pass carries it back to the pixels of each tile.  Terms whose
+distance is linear need the second pass only.  Both ways give the same objective and gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from style import tiles
+from style.objective import Term
+from style.tiles import IMAGE, Part, Tiling
+from vgg_normalize import chain
+from vgg_normalize.errors import UsageError
+
+Evaluate = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]]
+Features = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+
+def extractor(model: keras.Model, names: Sequence[str], *, constant: bool = True) -> Features:
+    """Image -> features of these layers, no deeper; with the image itself.
+
+    Args:
+        model: A chain of layers.
+        names: Layers; `IMAGE` needs none.
+        constant: Whether graphs hold the weights as constants instead of variables.  oneDNN then
+            reorders a kernel once instead of at every evaluation, which for a small picture costs
+            as much as convolving; but graphs are copied when they are optimised, weights and all.
+    """
+    layers = sorted(set(names) - {IMAGE})
+    if not layers:
+        return lambda image: {IMAGE: image}
+    network = chain.features(model, layers)
+    trained = [np.asarray(variable) for variable in network.trainable_variables]
+    others = [np.asarray(variable) for variable in network.non_trainable_variables]
+
+    def features(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        if constant:
+            values = [[tf.constant(array) for array in arrays] for arrays in (trained, others)]
+            found, _ = network.stateless_call(*values, image, training=False)
+        else:
+            found = network(image, training=False)
+        return {**found, IMAGE: image}
+
+    return features
+
+
+def total_sums(
+    model: keras.Model,
+    picture: tf.Tensor,
+    wanted: Sequence[tuple[str, Callable[[Part], Any]]],
+    *,
+    tile: int = 0,
+) -> list[Any]:
+    """Sums over a picture [1, H, W, 3]: for each (layer, function of a part) the function's sum."""
+    names = [name for name, _ in wanted]
+    tiling = tiles.cut(model, names, tuple(picture.shape[1:3]), tile)
+    features = extractor(model, names, constant=False)
+
+    def of_tile(picture: tf.Tensor, i: tf.Tensor) -> list[Any]:
+        found = features(tiles.window(picture, tiling, i))
+        parts = tiles.parts(found, {}, tiling, i)
+        return [function(parts[name]) for name, function in wanted]
+
+    return _once(lambda picture: _over_tiles(of_tile, tiling, picture), picture)
+
+
+def _once(function: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
+    """The function of x, computed as a graph without TensorFlow's warnings of many tracings."""
+    return tf.function(function).get_concrete_function(x)(x)
+
+
+def _over_tiles(of_tile: Callable[..., Any], tiling: Tiling, *pictures: tf.Tensor) -> Any:
+    """The sum of a function (pictures, i) over all tiles."""
+    if tiling.tiles == 1:
+        return of_tile(*pictures, tf.constant(0))
+    traced = tf.function(of_tile).get_concrete_function(*pictures, tf.constant(0))
+    zeros = tf.nest.map_structure(
+        lambda spec: tf.zeros(spec.shape, spec.dtype), traced.structured_outputs
+    )
+
+    def add(i: tf.Tensor, total: Any) -> tuple[tf.Tensor, Any]:
+        return i + 1, tf.nest.map_structure(tf.add, total, traced(*pictures, i))
+
+    return tf.while_loop(
+        lambda i, total: i < tiling.tiles, add, (tf.constant(0), zeros), parallel_iterations=1
+    )[1]
+
+
+def evaluator(
+    model: keras.Model,
+    terms: Sequence[Term],
+    shape: tuple[int, int],
+    *,
+    content: tf.Tensor | None = None,
+    tile: int = 0,
+) -> Evaluate:
+    """Image [1, H, W, 3] -> the objective, its gradient, and what each kind of term adds to it.
+
+    The objective is the sum of the kinds' contributions.
+
+    Args:
+        model: A chain of layers.
+        terms: The objective.
+        shape: Height and width of the images.
+        content: The picture that terms compare with, [1, H, W, 3].
+        tile: Pixels a side of the tiles that bound the memory, see `tiles.cut`; 0: none.
+    """
+    names = [term.layer for term in terms]
+    compared = [term.layer for term in terms if term.compares]
+    tiling = tiles.cut(model, names, shape, tile)
+    if compared and content is None:
+        raise UsageError(
+            f"Expected the picture that {', '.join(compared)} are compared with. Received: none. "
+            "Give `content`."
+        )
+    if tiling.tiles > 1:
+        return _tiled(model, terms, tiling, content if compared else None)
+    features = extractor(model, names)
+    references: Mapping[str, tf.Tensor] = {}
+    if compared and content is not None:
+        references = _once(extractor(model, compared, constant=False), content)
+
+    def evaluate(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(image)
+            parts = tiles.parts(features(image), references, tiling, 0)
+            found = _by_kind(terms, [term.sums(parts[term.layer]) for term in terms])
+            total = tf.add_n(list(found.values()))
+        return _result(found, tape.gradient(total, image))
+
+    return evaluate
+
+
+def _by_kind(terms: Sequence[Term], sums: Sequence[Any]) -> dict[str, tf.Tensor]:
+    """What each kind of term adds to the objective, float64."""
+    found: dict[str, tf.Tensor] = {}
+    for term, total in zip(terms, sums, strict=True):
+        value = term.weight * tf.cast(term.distance(total), tf.float64)
+        found[term.kind] = found[term.kind] + value if term.kind in found else value
+    return found
+
+
+def _result(
+    found: Mapping[str, tf.Tensor], gradient: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    kinds = {kind: tf.cast(value, gradient.dtype) for kind, value in found.items()}
+    return tf.cast(tf.add_n(list(found.values())), gradient.dtype), gradient, kinds
+
+
+def _tiled(
+    model: keras.Model, terms: Sequence[Term], tiling: Tiling, content: tf.Tensor | None
+) -> Evaluate:
+    """The same by tiles: memory for one of them at a time besides the picture and its gradient."""
+    curved = [term for term in terms if not term.linear]
+    linear = [term for term in terms if term.linear]
+    # Variables, not constants: a tile is large enough, and there are two graphs.
+    look = extractor(model, [term.layer for term in terms], constant=False)
+    glance = extractor(model, [term.layer for term in curved], constant=False)
+    compare = extractor(model, [term.layer for term in terms if term.compares], constant=False)
+
+    def sums_of(image: tf.Tensor, i: tf.Tensor) -> list[Any]:
+        parts = tiles.parts(glance(tiles.window(image, tiling, i)), {}, tiling, i)
+        return [term.sums(parts[term.layer]) for term in curved]
+
+    def gradient_of(
+        image: tf.Tensor, slopes: Sequence[tf.Tensor], i: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        references = {} if content is None else compare(tiles.window(content, tiling, i))
+        window = tiles.window(image, tiling, i)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(window)
+            parts = tiles.parts(look(window), references, tiling, i)
+            found = _by_kind(linear, [term.sums(parts[term.layer]) for term in linear])
+            sums = tf.nest.flatten([term.sums(parts[term.layer]) for term in curved])
+            along = [tf.reduce_sum(s * t) for s, t in zip(slopes, sums, strict=True)]
+            score = tf.add_n([*found.values(), *(tf.cast(part, tf.float64) for part in along)])
+        return tape.gradient(score, window), found
+
+    def evaluate(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        totals = _over_tiles(sums_of, tiling, image) if curved else []
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tf.nest.flatten(totals))
+            found = _by_kind(curved, totals)
+            value = tf.add_n(list(found.values())) if found else tf.constant(0.0, tf.float64)
+        slopes = tape.gradient(value, tf.nest.flatten(totals), unconnected_gradients="zero")
+        traced = tf.function(gradient_of).get_concrete_function(image, slopes, tf.constant(0))
+
+        def add(i: tf.Tensor, gradient: tf.Tensor, kinds: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
+            piece, more = traced(image, slopes, i)
+            kinds = tf.nest.map_structure(tf.add, kinds, more)
+            return i + 1, tiles.add_at(gradient, piece, tiling, i), kinds
+
+        # Not tf.zeros_like, which TensorFlow keeps and so copies at the first change.
+        blank = tf.raw_ops.Empty(shape=tf.shape(image), dtype=image.dtype, init=True)
+        none = {term.kind: tf.constant(0.0, tf.float64) for term in linear}
+        _, gradient, kinds = tf.while_loop(
+            lambda i, *_: i < tiling.tiles,
+            add,
+            (tf.constant(0), tf.ensure_shape(blank, image.shape), none),
+            parallel_iterations=1,
+        )
+        return _result(
+            {k: found.get(k, 0.0) + kinds.get(k, 0.0) for k in (*found, *kinds)}, gradient
+        )
+
+    return evaluate

@@ -1,0 +1,134 @@
+"""How much memory a run will need, and how much there is: known before minutes of work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from style import tiles
+from vgg_normalize import chain
+from vgg_normalize.errors import DevicesError
+
+# What is held at the peak of an evaluation besides the picture's own features, in their size: what
+# the backward pass needs, oneDNN's reordered copies, and what the allocator keeps.
+FEATURES = 2.1
+# Copies of the weights in graphs while these are optimised.
+WEIGHTS = 12
+# Pictures besides the pairs: where the run is, where it tries, directions, gradients, spectra, and
+# the content; of Adam moments instead.
+PICTURES = {"lbfgs": 24, "adam": 14}
+# Graphs and their executors.
+GRAPHS = 0.35 * 2**30
+# Tiles that are proposed, the best first.
+TILES = (1024, 512, 256, 128)
+
+
+def estimate(
+    model: keras.Model,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+    *,
+    optimizer: str = "lbfgs",
+    pairs: int = 30,
+    tile: int = 0,
+) -> int:
+    """Bytes that optimising a picture takes beyond what the process has, about.
+
+    Args:
+        model: A chain of layers.
+        names: Layers that the objective looks at.
+        shapes: Height and width of the result, and of the styles.
+        optimizer: "lbfgs" or "adam".
+        pairs: That L-BFGS keeps in memory.
+        tile: Pixels a side of tiles; 0: none.
+    """
+    largest = max(_features(model, names, shape, tile) for shape in shapes)
+    weights = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
+    copies = PICTURES[optimizer] + (2 * pairs if optimizer == "lbfgs" else 0)
+    picture = 12 * shapes[0][0] * shapes[0][1]
+    graphs = GRAPHS + (0 if tile else WEIGHTS * weights)
+    return int(FEATURES * largest + copies * picture + graphs)
+
+
+def _features(model: keras.Model, names: Sequence[str], shape: tuple[int, int], tile: int) -> int:
+    """Bytes of all activations of the largest window, as far as the deepest layer."""
+    windows = tiles.cut(model, names, shape, tile).windows
+    height, width = (int(side) for side in windows[:, 2:].max(0))
+    tensor: Any = keras.KerasTensor((1, height, width, 3))
+    total = 0
+    wanted = sorted(set(names) - {tiles.IMAGE})
+    for layer in chain.layers(chain.features(model, wanted)) if wanted else ():
+        tensor = layer.compute_output_spec(tensor)
+        total += 4 * int(np.prod(tensor.shape))
+    return total
+
+
+def available() -> int | None:
+    """Bytes that this process may still take; None where it cannot be told.
+
+    The least of what the system has and what a container (cgroup) leaves.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        values = dict(line.split(":") for line in lines)
+        room = 1024 * int(values["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        return None
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):  # not in a container, or one without a limit
+            continue
+        room = min(room, max(left, 0))
+    return room
+
+
+def require(
+    model: keras.Model,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+    *,
+    optimizer: str,
+    pairs: int,
+    tile: int,
+) -> None:
+    """See that a run fits.
+
+    Raises:
+        DevicesError: It does not; the message says how much it needs, how much there is, and which
+            tile fits.
+    """
+    room = available()
+    if room is None:
+        return
+
+    def need(tile: int, pairs: int = pairs) -> int:
+        return estimate(model, names, shapes, optimizer=optimizer, pairs=pairs, tile=tile)
+
+    needed = need(tile)
+    if needed <= room:
+        return
+    smaller = [one for one in TILES if not tile or one < tile]
+    proposals = [(f"--tile={one}", need(one)) for one in smaller]
+    if optimizer == "lbfgs":
+        proposals += [(f"--tile={one} and --memory_folder=DIR", need(one, 0)) for one in smaller]
+    fitting = [f"{what} ({_gib(bytes)})" for what, bytes in proposals if bytes <= room]
+    advice = f"Use {fitting[0]}" if fitting else "Lower --size"
+    raise DevicesError(
+        f"Expected enough memory. Received: {_gib(room)}, and about {_gib(needed)} are needed for "
+        f"{shapes[0][0]} x {shapes[0][1]} pixels. {advice}."
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
