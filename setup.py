@@ -43,6 +43,7 @@ setup(
             "types-tqdm",
             "nbclient",
             "ipykernel",
+            "scikit-image",
         ],
         "demo": ["scikit-image"],
     },

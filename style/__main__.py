@@ -5,33 +5,30 @@ python -m style --flagfile configs/transfer.cfg
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from style.settings import STYLE_WEIGHTS, TASKS, UNUSED, Settings
+from style.settings import (
+    STYLE_WEIGHTS,
+    TASKS,
+    UNUSED,
+    Settings,
+    parse_layers,
+    parse_weights,
+)
 from vgg_normalize import command
-from vgg_normalize.errors import UsageError
 from vgg_normalize.progress import Stop, say
 
 NAME = "style"
-DEFAULTS: dict[str, Any] = {
-    field.name: None if field.default is dataclasses.MISSING else field.default
-    for field in dataclasses.fields(Settings)
-}
+DEFAULTS = command.defaults(Settings)
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of the command, with the defaults of `Settings`."""
-
-    def add(kind: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        default = DEFAULTS[name]
-        default = list(default) if isinstance(default, tuple) else default
-        kind(name, default, *args, flag_values=values, **kwargs)
-
+    add = command.adder(values, DEFAULTS)
     string, number = flags.DEFINE_string, flags.DEFINE_float
     whole, choice, several = flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_list
     add(choice, "task", list(TASKS), "What to make.")
@@ -119,28 +116,11 @@ def parse(settings: dict[str, Any]) -> Settings:
     """
     made = dict(settings)
     for name in ("content_layers", "style_layers"):
-        made[name] = tuple(_layer(name, text) for text in settings[name])
-    made["style_blend"] = tuple(_number("style_blend", text) for text in settings["style_blend"])
+        made[name] = parse_layers(name, settings[name])
+    made["style_blend"] = parse_weights("style_blend", settings["style_blend"])
     for name in ("style", "content_mask", "style_mask"):
         made[name] = tuple(settings[name])
     return Settings(**made)
-
-
-def _layer(flag: str, text: str) -> tuple[str, float]:
-    name, colon, weight = text.partition(":")
-    return name.strip(), _number(flag, weight) if colon else 1.0
-
-
-def _number(flag: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(
-            f"Expected weights of 0 or more in --{flag}. Received: {text!r}. Correct it."
-        )
-    return value
 
 
 def console() -> None:

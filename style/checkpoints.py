@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +130,7 @@ class Checkpoints:
 
 def _fingerprint(settings: Settings, model: keras.Model, pictures: Pictures) -> str:
     """Of everything that the result depends on."""
-    weights = hashlib.sha256()
-    for array in export.named_weights(model).values():
-        weights.update(np.ascontiguousarray(array).tobytes())
     bound = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE}
     bound["memory_folder"] = settings.memory_folder is not None
-    found = {"pictures": pictures.digest(), "weights": weights.hexdigest()}
+    found = {"pictures": pictures.digest(), "weights": export.weights_digest(model)}
     return checkpoint.fingerprint({**bound, **found, "tensorflow": tf.__version__})

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vgg_normalize.errors import ImagesError, OutputError, UsageError
 
+# What is taken from a folder.
+READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 # Luma of Rec. 601, as in Gatys et al. (2017).
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -99,6 +101,21 @@ def require_writable(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def require_writable_bits(path: str | os.PathLike[str], bits: int) -> Path:
+    """`require_writable`, in so many bits a channel.
+
+    Raises:
+        UsageError: 8 and 16 are all there are, and 16 only in a .png.
+        OutputError: As `require_writable`.
+    """
+    path = require_writable(path)
+    if bits not in (8, 16):
+        raise UsageError(f"Expected --bits of 8 or 16. Received: {bits}. Choose one.")
+    if bits == 16 and path.suffix.lower() != ".png":
+        raise UsageError(f"Expected a .png for 16 bits. Received: {str(path)!r}. Change --output.")
+    return path
+
+
 def save(
     path: str | os.PathLike[str],
     pixels: np.ndarray,
@@ -118,14 +135,9 @@ def save(
         UsageError: 16 bits for another format than PNG.
         OutputError: It cannot be written.
     """
-    path = require_writable(path)
+    path = require_writable_bits(path, bits)
     clipped = np.clip(pixels, 0, 1)
     if bits == 16:
-        if path.suffix.lower() != ".png":
-            raise UsageError(
-                f"Expected a .png for 16 bits. Received: {str(path)!r}. Change the suffix or the "
-                "bits."
-            )
         encoded = tf.io.encode_png(np.round(clipped * 65535).astype(np.uint16)).numpy()
         encoded = _with_profile(encoded, profile)
     else:

@@ -15,7 +15,7 @@ import tensorflow as tf
 import vgg_normalize as vn
 from style import evaluation, image, memory, objective, synthesis
 from style.checkpoints import Checkpoints
-from style.log import Log
+from style.log import Log, before, line_of
 from style.pictures import Pictures
 from style.settings import (
     CONTENT_LAYERS,
@@ -26,8 +26,7 @@ from style.settings import (
     UNUSED,
     Settings,
 )
-from vgg_normalize import chain, export
-from vgg_normalize import weights as weight_files
+from vgg_normalize import chain, weights
 from vgg_normalize.errors import ImagesError, NetworkError, OutputError, ProofError, UsageError
 from vgg_normalize.progress import Progress, Stop, say
 
@@ -42,22 +41,15 @@ def run(settings: Settings, stop: Stop) -> None:
         Error: What went wrong, with its exit code.
         Interrupted: A signal came; the picture so far and the checkpoint are written.
     """
-    image.require_writable(settings.output)
+    image.require_writable_bits(settings.output, settings.bits)
     for extra in (settings.log, settings.animation):
         if extra is not None and not Path(extra).absolute().parent.is_dir():
             raise OutputError(
                 f"Expected a folder for {extra}. Received: none there. Create it first."
             )
-    if settings.bits not in (8, 16):
-        raise UsageError(f"Expected --bits of 8 or 16. Received: {settings.bits}. Choose one.")
-    if settings.bits == 16 and Path(settings.output).suffix.lower() != ".png":
-        raise UsageError(
-            f"Expected a .png for 16 bits. Received: {settings.output!r}. Change --output."
-        )
     tf.config.experimental.enable_tensor_float_32_execution(False)
     model = vn.load(settings.model)
-    for name, array in export.named_weights(model).items():
-        weight_files.require_finite({name.rpartition("/")[0]: (array,)})
+    weights.require_finite_model(model)
     settings = resolve(settings, model)
     pictures = Pictures(settings)
     if settings.log is not None and not settings.resume:
@@ -118,8 +110,8 @@ def resolve(settings: Settings, model: keras.Model) -> Settings:
     return dataclasses.replace(
         settings,
         style_blend=blend,
-        content_layers=_layers(settings.content_layers, CONTENT_LAYERS, names),
-        style_layers=_layers(settings.style_layers, STYLE_LAYERS, names),
+        content_layers=layers_of(settings.content_layers, CONTENT_LAYERS, names),
+        style_layers=layers_of(settings.style_layers, STYLE_LAYERS, names),
         style_weight=(
             STYLE_WEIGHTS[settings.style_loss]
             if settings.style_weight is None
@@ -130,9 +122,14 @@ def resolve(settings: Settings, model: keras.Model) -> Settings:
     )
 
 
-def _layers(
+def layers_of(
     given: tuple[tuple[str, float], ...], default: tuple[tuple[str, float], ...], names: list[str]
 ) -> tuple[tuple[str, float], ...]:
+    """The layers that were given, or of the default those that the network has, or its deepest.
+
+    Raises:
+        NetworkError: The network has no such layer.
+    """
     unknown = [name for name, _ in given if name not in names]
     if unknown:
         raise NetworkError(
@@ -248,7 +245,7 @@ class _Run:
         first, saved = self.checkpoints.earlier()
         self.began -= 0.0 if saved is None else float(saved["seconds"])
         last = None
-        log = Log(settings.log, self.label, self.sizes[: first + 1], saved)
+        log = Log(settings.log, before(self.label, self.sizes[: first + 1], saved))
         with self.stop.deferred() as stop, log:
             for scale, shape, state in self._states(first, saved):
                 steps = int(state.steps)
@@ -258,7 +255,8 @@ class _Run:
                         "picture. Check the weights and the pictures."
                     )
                 if last is None or steps != int(last.steps) or last.x.shape != state.x.shape:
-                    log.write(state, shape, time.monotonic() - self.began)
+                    seconds = time.monotonic() - self.began
+                    log.write(line_of(state, shape, seconds, self.label))
                 last = state
                 self._watch(output, state, steps)
                 if stop.wanted or steps % settings.checkpoint_every == 0:

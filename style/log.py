@@ -1,8 +1,9 @@
-"""The log of a run: JSON lines, one for each state."""
+"""The log of a run: JSON lines."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,16 @@ from vgg_normalize.errors import OutputError
 
 
 class Log:
-    """An open log; the lines of another layer, or from before the checkpoint, are kept."""
+    """An open log.
 
-    def __init__(
-        self,
-        path: str | None,
-        label: str | None,
-        sizes: list[tuple[int, int]],
-        saved: dict[str, np.ndarray] | None,
-    ) -> None:
-        """
-        Args:
-            path: None for no log.
-            label: The layer, where there are several.
-            sizes: As far as the one to begin or go on at.
-            saved: The checkpoint to go on from: it is logged again, and what comes after it.
-        """
-        self._path, self._label = path, label
+    Args:
+        path: None for no log.
+        keeps: Which lines of an earlier run stay; what is not a whole line of ours never does.
+    """
+
+    def __init__(self, path: str | None, keeps: Callable[[dict[str, Any]], bool]) -> None:
+        self._path, self._wanted = path, keeps
         self._file: Any = None
-        *self._done, self._size = map(list, sizes)
-        self._step = 0 if saved is None else int(saved["steps"])
 
     @staticmethod
     def open(path: str, mode: str) -> Any:
@@ -44,13 +35,9 @@ class Log:
 
     def _keeps(self, text: bytes) -> bool:
         try:
-            line = json.loads(text)
-            layer, size, step = line.get("layer"), line["size"], line["step"]
+            return self._wanted(json.loads(text))
         except (ValueError, TypeError, LookupError, AttributeError):  # half a line, or none of ours
             return False
-        return (
-            layer != self._label or size in self._done or (size == self._size and step < self._step)
-        )
 
     def __enter__(self) -> Log:
         if self._path is not None:
@@ -67,24 +54,49 @@ class Log:
         if self._file is not None:
             self._file.close()
 
-    def write(self, state: Any, shape: tuple[int, int], seconds: float) -> None:
+    def write(self, line: dict[str, Any]) -> None:
         """One line."""
         if self._file is None:
             return
-        line = {
-            "step": int(state.steps),
-            "evaluations": int(state.evaluations),
-            "seconds": round(seconds, 4),
-            "size": list(shape),
-            "loss": float(state.value),
-            "terms": {name: float(value) for name, value in state.terms.items()},
-        }
-        if self._label:
-            line["layer"] = self._label
         try:
             self._file.write(f"{json.dumps(line)}\n".encode())
         except OSError as error:
             raise _unwritable(self._path, error) from error
+
+
+def before(
+    label: str | None, sizes: list[tuple[int, int]], saved: dict[str, np.ndarray] | None
+) -> Callable[[dict[str, Any]], bool]:
+    """Which lines of a picture's log a run keeps: those of other layers, and from before.
+
+    Args:
+        label: The layer, where there are several.
+        sizes: As far as the one to begin or go on at.
+        saved: The checkpoint to go on from: it is logged again, and what comes after it.
+    """
+    *done, now = map(list, sizes)
+    step = 0 if saved is None else int(saved["steps"])
+
+    def keeps(line: dict[str, Any]) -> bool:
+        layer, size = line.get("layer"), line["size"]
+        return layer != label or size in done or (size == now and line["step"] < step)
+
+    return keeps
+
+
+def line_of(
+    state: Any, shape: tuple[int, int], seconds: float, label: str | None
+) -> dict[str, Any]:
+    """What is logged of one state of an optimiser."""
+    line = {
+        "step": int(state.steps),
+        "evaluations": int(state.evaluations),
+        "seconds": round(seconds, 4),
+        "size": list(shape),
+        "loss": float(state.value),
+        "terms": {name: float(value) for name, value in state.terms.items()},
+    }
+    return {**line, "layer": label} if label else line
 
 
 def _unwritable(log: str | None, error: OSError) -> OutputError:

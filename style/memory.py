@@ -50,7 +50,8 @@ def estimate(
     weights = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
     copies = PICTURES[optimizer] + (2 * pairs if optimizer == "lbfgs" else 0)
     picture = 12 * shapes[0][0] * shapes[0][1]
-    graphs = GRAPHS + (0 if tile else WEIGHTS * weights)
+    # A tile as large as the picture is none.
+    graphs = GRAPHS + (0 if 0 < tile < max(shapes[0]) else WEIGHTS * weights)
     return int(FEATURES * largest + copies * picture + graphs)
 
 
@@ -78,19 +79,28 @@ def available() -> int | None:
         room = 1024 * int(values["MemAvailable"].split()[0])
     except (OSError, ValueError, KeyError):
         return None
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    for folder, limit, used, reclaimable in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
         (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            "/sys/fs/cgroup/memory",
+            *("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ),
     ):
         try:
-            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
         except (OSError, ValueError):  # not in a container, or one without a limit
             continue
-        room = min(room, max(left, 0))
+        room = min(room, max(left + _reclaimable(Path(folder, "memory.stat"), reclaimable), 0))
     return room
+
+
+def _reclaimable(path: Path, key: str) -> int:
+    """Pages of files that were read, which count as used until somebody wants the memory."""
+    try:
+        values = dict(line.split() for line in path.read_text().splitlines())
+        return int(values[key])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def require(
@@ -121,7 +131,10 @@ def require(
     smaller = [one for one in TILES if not tile or one < tile]
     proposals = [(f"--tile={one}", need(one)) for one in smaller]
     if optimizer == "lbfgs":
-        proposals += [(f"--tile={one} and --memory_folder=DIR", need(one, 0)) for one in smaller]
+        proposals += [
+            (f"--tile={one} and --memory_folder=DIR", need(one, 0))
+            for one in (*([tile] if tile else []), *smaller)
+        ]
     fitting = [f"{what} ({_gib(bytes)})" for what, bytes in proposals if bytes <= room]
     advice = f"Use {fitting[0]}" if fitting else "Lower --size"
     raise DevicesError(

@@ -23,8 +23,8 @@ class Pictures:
         self.shape = image.shape_for(first.pixels.shape, settings.size)
         self._content = None if content is None else content.pixels
         self._styles = [style.pixels for style in styles]
-        self._content_masks = _masks(settings.content_mask)
-        self._style_masks = _masks(settings.style_mask)
+        self._content_masks = load_masks(settings.content_mask)
+        self._style_masks = load_masks(settings.style_mask)
         custom = settings.init not in ("content", "style", "noise")
         self._init = image.load(settings.init or "").pixels if custom else None
         if settings.init == "content" and content is None:
@@ -97,7 +97,8 @@ class Pictures:
         return pixels
 
 
-def _masks(paths: tuple[str, ...]) -> list[np.ndarray]:
+def load_masks(paths: tuple[str, ...]) -> list[np.ndarray]:
+    """Masks [H, W, 1] in [0, 1]: the luma of pictures, each with something white."""
     masks = []
     for path in paths:
         mask = image.load(path).pixels @ image.LUMA

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from vgg_normalize.errors import UsageError
 
 TASKS = ("transfer", "texture", "inversion", "amalgamation")
 STYLE_LAYERS = tuple((f"block{block}_conv1", 1.0) for block in range(1, 6))
@@ -53,13 +57,14 @@ class Settings:
     resume: bool = False
 
 
-# What good pictures took on normalised features, by eye; the losses' own magnitudes differ.
+# What gave good pictures of the cat in strokes (configs/transfer.cfg) with the first five layers of
+# the published network, by eye; the losses' own magnitudes differ.
 STYLE_WEIGHTS = {
     "gram": 1e2,
     "moments": 1e2,
     "mmd_linear": 1e3,
     "mmd_poly": 1e2,
-    "mmd_gaussian": 1e3,
+    "mmd_gaussian": 1e4,
     "wasserstein": 1e2,
 }
 TV_WEIGHTS = {"transfer": 0.0, "texture": 0.0, "amalgamation": 0.0, "inversion": 0.03}
@@ -81,3 +86,106 @@ FREE = (
     *("output", "log", "preview_every", "animation", "checkpoint", "checkpoint_every", "resume"),
     *("model", "content", "style", "content_mask", "style_mask"),
 )
+
+
+# What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.
+TRAINING: dict[str, dict[str, Any]] = {
+    # Huang and Belongie (2017) and their program.
+    "adain": {"steps": 160000, "learning_rate": 1e-4, "decay": 5e-5, "style_weight": 10.0},
+    "encoder": {"steps": 4000000, "learning_rate": 1e-5, "decay": 0.0, "style_weight": 100.0},
+    # Dumoulin et al. (2017), table 1.
+    "cin": {"steps": 40000, "learning_rate": 1e-3, "decay": 0.0, "style_weight": 100.0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """What `style.train` is asked for; the contract of each field stands with its flag there."""
+
+    model: str
+    content: str
+    style: str
+    output: str
+    method: str = "adain"
+    overwrite: bool = False
+    size: int = 256
+    resize: int | None = None
+    batch_size: int = 8
+    steps: int | None = None
+    learning_rate: float | None = None
+    decay: float | None = None
+    content_layers: tuple[tuple[str, float], ...] = ()
+    style_layers: tuple[tuple[str, float], ...] = ()
+    style_loss: str | None = None
+    content_weight: float = 1.0
+    style_weight: float | None = None
+    tv_weight: float = 0.0
+    seed: int = 0
+    max_skipped: int = 0
+    log: str | None = None
+    tensorboard: str | None = None
+    preview: str | None = None
+    preview_every: int = 100
+    checkpoint: str | None = None
+    checkpoint_every: int = 500
+    resume: bool = False
+
+
+# What a training's checkpoint need not agree on: of pictures and weights it knows the content.
+TRAIN_FREE = (
+    *("output", "overwrite", "log", "tensorboard", "preview", "preview_every", "checkpoint"),
+    *("checkpoint_every", "resume", "steps", "model", "content", "style"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApplySettings:
+    """What `style.apply` is asked for; the contract of each field stands with its flag there."""
+
+    network: str
+    content: str
+    output: str
+    style: tuple[str, ...] = ()
+    style_blend: tuple[float, ...] = ()
+    alpha: float = 1.0
+    size: int = 0
+    style_size: int = 512
+    preserve_color: str = "none"
+    color_root: str = "symmetric"
+    content_mask: tuple[str, ...] = ()
+    tile: int = 0
+    bits: int = 8
+
+
+def parse_layers(flag: str, texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """LAYER:WEIGHT, where a missing weight is 1.
+
+    Raises:
+        UsageError: A weight is no number of 0 or more.
+    """
+    split = [text.partition(":") for text in texts]
+    return tuple(
+        (name.strip(), parse_weights(flag, [weight])[0] if colon else 1.0)
+        for name, colon, weight in split
+    )
+
+
+def parse_weights(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """Numbers of 0 or more.
+
+    Raises:
+        UsageError: One is not.
+    """
+    return tuple(_weight(flag, text) for text in texts)
+
+
+def _weight(flag: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(
+            f"Expected weights of 0 or more in --{flag}. Received: {text!r}. Correct it."
+        )
+    return value

@@ -107,7 +107,7 @@ def cut(model: keras.Model, names: Sequence[str], shape: tuple[int, int], tile: 
         whole = np.array([[0, 0, *shape]], np.int32)
         cells = {name: np.array([[0, 0, *sizes[name][:2]]], np.int32) for name in names}
         return Tiling(shape, whole, cells, {name: np.zeros((1, 2), np.int32) for name in names})
-    strides, halo = _fields(model, names)
+    strides, halo = field(model, names)
     align = max(strides.values())
     halo = -(-max(halo, 1) // align) * align
     axes = [_axis(side, max(tile // align, 1) * align, align) for side in shape]
@@ -134,7 +134,7 @@ def _axis(side: int, tile: int, align: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, side)) for start in starts]
 
 
-def _fields(model: keras.Model, names: Sequence[str]) -> tuple[dict[str, int], int]:
+def field(model: keras.Model, names: Sequence[str]) -> tuple[dict[str, int], int]:
     """The stride of each named layer, and how far beyond their own pixels its cells look."""
     strides, halos, halo, stride = {IMAGE: 1}, {IMAGE: 0}, 0, 1
     wanted = set(names) - {IMAGE}

@@ -39,7 +39,7 @@ def forked(
 
     Args:
         arguments: Of the command.
-        package: Whose command.
+        package: Whose command: a package with `__main__`, or a module with `main`.
         root: Only changes of the disk below it count.
         die_at: kill -9 just before this change of the disk (0: never).
         begin: Count changes from the first one of a path that ends so.
@@ -84,6 +84,7 @@ def _serve() -> None:
     import matplotlib.figure  # noqa: F401
 
     from style import job as style_job  # noqa: F401
+    from style import trainer  # noqa: F401
     from vgg_normalize import job  # noqa: F401
 
     for line in sys.stdin:
@@ -116,7 +117,10 @@ def _fork(job: dict, stderr: int) -> int:
 
 
 def _run(job: dict) -> None:
-    main = importlib.import_module(f"{job['package']}.__main__").main
+    module = importlib.import_module(job["package"])
+    if not hasattr(module, "main"):
+        module = importlib.import_module(f"{job['package']}.__main__")
+    main = module.main
     count, counting = 0, not job["begin"]
 
     def hook(event: str, arguments: tuple) -> None:

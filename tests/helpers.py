@@ -212,3 +212,27 @@ def whole(features, reference=None):
 
     size = tf.constant(features.shape[1:3], tf.int32)
     return Part(features, reference, tf.constant([0, 0]), size, features)
+
+
+def refused_style(capsys, place: Path, code: int, run, *arguments: object, **options) -> str:
+    """The one line with which `run`, a `stylise`, refuses; nothing below `place` changes."""
+    before = sorted(place.rglob("*"))
+    capsys.readouterr()
+    found = run(*arguments, **options)
+    text = capsys.readouterr().err
+    assert (found, len(text.splitlines())) == (code, 1), text
+    assert text.startswith("style: Expected ") and "Received: " in text, text
+    assert sorted(place.rglob("*")) == before
+    return text
+
+
+def feed_forward(module: str, *arguments: object) -> int:
+    """The exit code of `python -m style.train` or `.apply`, run in this process likewise."""
+    from importlib import import_module
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return import_module(f"style.{module}").main([f"style.{module}", *map(str, arguments)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

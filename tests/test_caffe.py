@@ -27,15 +27,19 @@ def caffemodel(path, arrays, old):
     path.write_bytes(net.SerializeToString())
 
 
+def draw(last_layer, seed):
+    """Random weights of VGG19 as (kernel, bias) by layer, and as arrays by name."""
+    drawn = weights.random(vgg.weight_shapes("vgg19", last_layer=last_layer), seed)
+    return drawn, {
+        f"{name}/{kind}": array
+        for name, pair in drawn.items()
+        for kind, array in zip(("kernel", "bias"), pair, strict=True)
+    }
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_caffe_model_gives_the_same_arrays(tmp_path, old):
-    shapes = vgg.weight_shapes("vgg19", last_layer="block2_conv1")
-    drawn = weights.random(shapes, 3)
-    arrays = {
-        f"{n}/{k}": a
-        for n, pair in drawn.items()
-        for k, a in zip(("kernel", "bias"), pair, strict=True)
-    }
+    _, arrays = draw("block2_conv1", 3)
     caffemodel(tmp_path / "net.caffemodel", arrays, old)
     found = caffe.read(tmp_path / "net.caffemodel")
     assert list(found) == list(arrays)
@@ -44,18 +48,13 @@ def test_a_caffe_model_gives_the_same_arrays(tmp_path, old):
 
 
 def test_the_converted_file_is_read_as_weights(tmp_path, monkeypatch):
-    shapes = vgg.weight_shapes("vgg19", last_layer="block1_conv2")
-    drawn = weights.random(shapes, 4)
-    arrays = {
-        f"{n}/{k}": a
-        for n, pair in drawn.items()
-        for k, a in zip(("kernel", "bias"), pair, strict=True)
-    }
+    drawn, arrays = draw("block1_conv2", 4)
     caffemodel(tmp_path / "net.caffemodel", arrays, False)
     monkeypatch.setattr(
         "sys.argv", ["caffe", str(tmp_path / "net.caffemodel"), str(tmp_path / "net.npz")]
     )
     assert caffe.main() == 0
+    shapes = {name: kernel.shape for name, (kernel, _) in drawn.items()}
     read = weights.read(tmp_path / "net.npz", shapes)
     np.testing.assert_array_equal(read["block1_conv2"][0], drawn["block1_conv2"][0])
     assert caffe.main() == 4, "nothing is overwritten"

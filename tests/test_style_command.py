@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import signal
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from helpers import picture, save_model, stylise
+from helpers import picture, refused_style, save_model, stylise
 from PIL import Image
 
 import vgg_normalize as vn
@@ -92,14 +93,14 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(model, folder, tmp_path):
-    """Run the command on small pictures; later flags win."""
+@pytest.fixture(scope="module")
+def run_in(model, folder):
+    """Run the command on small pictures, its output in a directory; later flags win."""
 
-    def run(*arguments: object, output: str = "out.png") -> int:
+    def run(place: Path, *arguments: object, output: str = "out.png") -> int:
         return stylise(
             *(f"--model={model}", f"--content={folder / 'content.png'}"),
-            *(f"--style={folder / 'style.png'}", f"--output={tmp_path / output}"),
+            *(f"--style={folder / 'style.png'}", f"--output={place / output}"),
             *("--size=32", f"--steps={STEPS}", "--memory=2"),
             *arguments,
         )
@@ -108,18 +109,17 @@ def run(model, folder, tmp_path):
 
 
 @pytest.fixture
+def run(run_in, tmp_path):
+    """`run_in` a directory of the test's own."""
+    return partial(run_in, tmp_path)
+
+
+@pytest.fixture
 def refused(run, capsys, tmp_path):
     """The one line with which the command refuses, leaving nothing behind."""
 
     def refused(code: int, *arguments: object, output: str = "out.png") -> str:
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
-        found = run(*arguments, output=output)
-        text = capsys.readouterr().err
-        assert (found, len(text.splitlines())) == (code, 1), text
-        assert text.startswith("style: Expected ") and "Received: " in text, text
-        assert sorted(tmp_path.rglob("*")) == before
-        return text
+        return refused_style(capsys, tmp_path, code, run, *arguments, output=output)
 
     return refused
 
@@ -444,6 +444,19 @@ def test_odd_and_tiny_results_are_made(run, tmp_path, side):
 # Stopping and going on.
 
 
+@pytest.fixture(scope="module")
+def whole_run(run_in, tmp_path_factory):
+    """Directory of the picture and log of a run with these flags, made once."""
+
+    @cache
+    def whole_run(*flags: str) -> Path:
+        place = tmp_path_factory.mktemp("whole")
+        assert run_in(place, *flags, f"--log={place / 'log.jsonl'}") == 0
+        return place
+
+    return whole_run
+
+
 @pytest.mark.parametrize(
     ("options", "share"),
     [
@@ -454,10 +467,11 @@ def test_odd_and_tiny_results_are_made(run, tmp_path, side):
         (("--scales=2",), 0.8),
     ],
 )
-def test_an_interrupted_run_goes_on_to_the_same_bits(run, tmp_path, monkeypatch, options, share):
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    run, whole_run, tmp_path, monkeypatch, options, share
+):
     shared = ("--init=noise", "--bits=16", "--steps=8", *options)
-    whole, log = tmp_path / "whole.jsonl", tmp_path / "log.jsonl"
-    assert run(*shared, f"--log={whole}", output="whole.png") == 0
+    whole, log = whole_run(*shared) / "log.jsonl", tmp_path / "log.jsonl"
     place = f"--checkpoint={tmp_path / 'state'}"
     number = signal.SIGINT if share else signal.SIGTERM
     states = 1 + int(share * (len(lines(whole)) - 1))
@@ -467,7 +481,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, tmp_path, monkeypatch,
     assert len(lines(log)) == states
     assert read(tmp_path / "out.png").shape == (*lines(log)[-1]["size"], 3)  # so far
     assert run(*shared, place, f"--log={log}", "--resume") == 0
-    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+    assert (tmp_path / "out.png").read_bytes() == whole.with_name("out.png").read_bytes()
 
     def untimed(path):
         return [{k: v for k, v in line.items() if k != "seconds"} for line in lines(path)]
@@ -494,16 +508,26 @@ def test_an_interrupted_inversion_goes_on_with_every_layer(run, tmp_path, monkey
         assert steps[0] == steps[1]
 
 
-@pytest.fixture
-def interrupted(run, tmp_path, monkeypatch):
-    """Flags of an interrupted run with two checkpoints, and the whole run's picture."""
-    shared = ("--init=noise", "--optimizer=adam", f"--checkpoint={tmp_path / 'state'}")
-    assert run(*shared[:2]) == 0
-    expected = (tmp_path / "out.png").read_bytes()
-    with monkeypatch.context() as patch:
+NOISE = ("--init=noise", "--optimizer=adam")
+
+
+@pytest.fixture(scope="module")
+def stopped(run_in, tmp_path_factory):
+    """Directory of an interrupted run with two checkpoints."""
+    place = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
         signal_after(patch, 5)
-        assert run(*shared, "--checkpoint_every=2") == 130
-    return shared, expected
+        flags = (*NOISE, f"--checkpoint={place / 'state'}", "--checkpoint_every=2")
+        assert run_in(place, *flags) == 130
+    return place
+
+
+@pytest.fixture
+def interrupted(stopped, whole_run, tmp_path):
+    """Flags of an interrupted run with two checkpoints, and the whole run's picture."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    expected = (whole_run(*NOISE) / "out.png").read_bytes()
+    return (*NOISE, f"--checkpoint={tmp_path / 'state'}"), expected
 
 
 @pytest.mark.parametrize(
@@ -553,11 +577,12 @@ def test_a_second_signal_stops_at_once(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_lines_after_the_checkpoint_and_half_lines_are_logged_anew(run, tmp_path, interrupted):
-    log = tmp_path / "log.jsonl"
-    assert run(*interrupted[0][:2], f"--log={log}") == 0
-    whole = lines(log)
-    log.write_text(log.read_text() + '{"step": 6, "ev')  # as after kill -9
+def test_lines_after_the_checkpoint_and_half_lines_are_logged_anew(
+    run, whole_run, tmp_path, interrupted
+):
+    log, text = tmp_path / "log.jsonl", (whole_run(*NOISE) / "log.jsonl").read_text()
+    whole = [json.loads(line) for line in text.splitlines()]
+    log.write_text(text + '{"step": 6, "ev')  # as after kill -9
     assert run(*interrupted[0], "--resume", f"--log={log}") == 0
     assert [line["step"] for line in lines(log)] == [line["step"] for line in whole]
 

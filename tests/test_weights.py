@@ -234,21 +234,17 @@ def test_values_that_are_not_finite_are_refused_by_layer(tmp_path, kind, value, 
     vn.build("vgg19", weights=path, last_layer="block3_conv1")
 
 
-def test_a_bias_of_the_wrong_length_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("kernel", "bias", "said"),
+    [
+        ((3, 3, 3, 4), (3,), r"block1_conv1 with a kernel \[3, 3, 3, 4\]"),
+        ((4, 3, 3, 3), (4,), r"\[4, 3, 3, 3\]"),  # transposed, as in PyTorch
+    ],
+)
+def test_arrays_of_other_shapes_are_refused(tmp_path, kernel, bias, said):
     path = tmp_path / "weights.npz"
-    np.savez(
-        path, **{"block1_conv1/kernel": np.zeros((3, 3, 3, 4)), "block1_conv1/bias": np.zeros(3)}
-    )
-    with pytest.raises(NetworkError, match=r"block1_conv1 with a kernel \[3, 3, 3, 4\]"):
-        vn.build("vgg19", weights=path, last_layer="block1_conv1")
-
-
-def test_a_transposed_kernel_is_refused(tmp_path):
-    path = tmp_path / "pytorch.npz"
-    np.savez(
-        path, **{"block1_conv1/kernel": np.zeros((4, 3, 3, 3)), "block1_conv1/bias": np.zeros(4)}
-    )
-    with pytest.raises(NetworkError, match=r"\[4, 3, 3, 3\]"):
+    np.savez(path, **{"block1_conv1/kernel": np.zeros(kernel), "block1_conv1/bias": np.zeros(bias)})
+    with pytest.raises(NetworkError, match=said):
         vn.build("vgg19", weights=path, last_layer="block1_conv1")
 
 

@@ -5,7 +5,6 @@ python -m vgg_normalize --flagfile configs/demo.cfg
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +16,12 @@ from vgg_normalize.progress import Stop
 from vgg_normalize.settings import Settings
 
 NAME = "vgg-normalize"
-DEFAULTS: dict[str, Any] = {
-    field.name: None if field.default is dataclasses.MISSING else field.default
-    for field in dataclasses.fields(Settings)
-}
+DEFAULTS = command.defaults(Settings)
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of the command, with the defaults above."""
-
-    def add(kind: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        default = DEFAULTS[name]
-        default = list(default) if isinstance(default, tuple) else default
-        kind(name, default, *args, flag_values=values, **kwargs)
-
+    add = command.adder(values, DEFAULTS)
     whole = {"lower_bound": 0}
     positive = {"lower_bound": 1}
     add(

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from vgg_normalize import errors
 from vgg_normalize.progress import Interrupted, Stop, one_line
+
+
+def defaults(settings: type) -> dict[str, Any]:
+    """Name to default of each field of a dataclass; None for what must be given."""
+    return {
+        field.name: None if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(settings)
+    }
+
+
+def adder(values: flags.FlagValues, defaults: Mapping[str, Any]) -> Callable[..., None]:
+    """What defines flags among `values`: (`flags.DEFINE_integer` or the like, name, the rest)."""
+
+    def add(kind: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> None:
+        default = defaults[name]
+        default = list(default) if isinstance(default, tuple) else default
+        kind(name, default, *args, flag_values=values, **kwargs)
+
+    return add
 
 
 def run(

@@ -46,13 +46,11 @@ def strategy(name: str) -> tf.distribute.Strategy | None:
             f"Expected strategy {', '.join(STRATEGIES)}. Received: {name!r}. Choose one."
         )
     if name == "auto":
-        name = (
-            "multiworker"
-            if _cluster()
-            else "mirrored"
-            if len(tf.config.list_physical_devices("GPU")) > 1
-            else "one"
-        )
+        name = "one"
+        if _cluster():
+            name = "multiworker"
+        elif len(tf.config.list_physical_devices("GPU")) > 1:
+            name = "mirrored"
     if name == "mirrored":
         # Not before: listing them starts TensorFlow, and then no cluster can be joined.
         gpus = tf.config.list_logical_devices("GPU")

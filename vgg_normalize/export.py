@@ -6,6 +6,7 @@ and keeps `variables` for every consumer, and stores the weights once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -129,6 +130,14 @@ def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
         for weight in layer.weights
         if weight.name in ("kernel", "bias")
     }
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 of all weights with their names and shapes."""
+    digest = hashlib.sha256()
+    for name, array in named_weights(model).items():
+        digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _write_h5(model: keras.Model, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 import time
 from typing import Any
@@ -116,15 +115,12 @@ class _Job:
 
     def fingerprint(self) -> str:
         """What must be the same for a checkpoint to fit."""
-        digest = hashlib.sha256()
-        for name, array in export.named_weights(self.model).items():
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         bound = {name: getattr(self.settings, name) for name in BOUND}
         replicas = self.strategy.num_replicas_in_sync if self.strategy else 1
         return checkpoint.fingerprint(
             {
                 **bound,
-                "weights": digest.hexdigest(),
+                "weights": export.weights_digest(self.model),
                 "images": self.source.sha256,
                 "replicas": replicas,
                 "tensorflow": tf.__version__,

@@ -196,12 +196,8 @@ def _exchange(
     counts[worker] = len(missing)
     vector = np.concatenate([*(np.atleast_1d(part) for part in local), positions, counts])
     total = _all_reduce(strategy, vector, replicas)
-    sizes = np.cumsum([np.size(part) for part in local])
-    parts = np.split(total, sizes)
-    added = means.Sums(
-        *(part.reshape(np.shape(old)) for part, old in zip(parts, local, strict=False))
-    )
-    positions, counts = np.split(parts[-1], 2)
+    added, rest = _unpack(total, local)
+    positions, counts = np.split(rest, 2)
     all_skipped = list(state.skipped)
     if counts.sum():
         table = np.zeros((workers, int(counts.max())))
@@ -210,6 +206,13 @@ def _exchange(
         for row, count in zip(table, counts, strict=True):
             all_skipped += [int(index) for index in row[: int(count)]]
     return State(state.sums + added, positions.astype(int), tuple(sorted(all_skipped)))
+
+
+def _unpack(vector: np.ndarray, like: means.Sums) -> tuple[means.Sums, np.ndarray]:
+    """The sums that a vector begins with, in these shapes, and the rest of it."""
+    *parts, rest = np.split(vector, np.cumsum([np.size(part) for part in like]))
+    shaped = (part.reshape(np.shape(old)) for part, old in zip(parts, like, strict=True))
+    return means.Sums(*shaped), rest
 
 
 def _all_reduce(strategy: tf.distribute.Strategy, vector: np.ndarray, replicas: int) -> np.ndarray:
@@ -274,9 +277,6 @@ def share(
     skipped = np.zeros(int(count)) if state is None else np.array(state.skipped, float)
     parts = [*blank.sums, blank.positions, skipped]
     vector = np.concatenate([np.ravel(part).astype(float) for part in parts])
-    total = _all_reduce(strategy, vector, replicas)
-    pieces = np.split(total, np.cumsum([np.size(part) for part in parts])[:-1])
-    sums = means.Sums(
-        *(piece.reshape(np.shape(old)) for piece, old in zip(pieces, fresh.sums, strict=False))
-    )
-    return State(sums, pieces[-2].astype(int), tuple(pieces[-1].astype(int).tolist()))
+    sums, rest = _unpack(_all_reduce(strategy, vector, replicas), fresh.sums)
+    positions, skipped = np.split(rest.astype(int), [workers])
+    return State(sums, positions, tuple(skipped.tolist()))

@@ -87,9 +87,10 @@ def page(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
     )
     living = np.concatenate([mean[mean > 0] for mean in means.mean.values()])
     span = (living.min(), living.max()) if len(living) else (1.0,)
-    after = ""
+    after, checked_on = "", ""
     if check is not None:
         after = figure(check.mean_after, "After normalisation", span)
+        checked_on = f" After: on the {check.images} checked images."
     body = [
         f"<h1>{title}</h1>",
         f'<p class="lead">{_source_line(content)}</p>',
@@ -99,8 +100,7 @@ def page(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
         after,
         "<p>Each dot is one filter: the mean of its activation after ReLU over all positions of "
         "all images. Boxes span the quartiles, whiskers 1.5 times that; the dashed line is 1."
-        + ("" if audit else f" After: on the {check.images} checked images." if check else "")
-        + "</p>",
+        f"{checked_on}</p>",
         "<h2>Layers</h2>",
         _layer_table(content["layers"]),
         "<h2>Accuracy</h2>",

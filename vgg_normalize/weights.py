@@ -240,5 +240,10 @@ def require_finite(arrays: Mapping[str, tuple[np.ndarray, ...]]) -> None:
                 )
 
 
+def require_finite_model(model: keras.Model) -> None:
+    """Raises NetworkError naming the first layer of a chain with a NaN or an infinity."""
+    require_finite({stage.layer.name: stage.layer.get_weights() for stage in chain.stages(model)})
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

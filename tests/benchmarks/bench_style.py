@@ -21,9 +21,16 @@ with a photograph of pebbles:
     a gain learnt for each band of frequencies, memory 50   108   186
     C x C gains learnt for each band, memory 20; 50          91,  87   187, 163
 
-A gain from s.y / y.y instead of the geometric mean was worse than none learnt.  Beyond 30 pairs the
-recursion costs what the evaluations save.  Weights folded into the graph as constants: no gain.
-A larger threshold for malloc's mmap: 0 to 8 % of an evaluation, not worth a setting.
+At style weight 10 on the same two pairs a gain from s.y / y.y of each band took 157 evaluations and
+did not get there on the second; the geometric mean 129 and 207; a fixed a = 0.25 162 and 217.  Beyond
+30 pairs the recursion costs what the evaluations save.  A larger threshold for malloc's mmap: 0 to 8 %
+of an evaluation, not worth a setting.  Backward convolutions as forward ones of the turned kernel,
+whose reordering oneDNN keeps: 3 to 5 %, not worth a convolution of our own.  XLA for the two loops:
+twice their time.
+
+What helped an evaluation: weights as constants of the graph (a quarter of VGG19 to block5_conv1 at
+256 pixels, nothing of the prefix), and one product instead of two in the Gram matrix's derivative (a
+tenth).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import torch
+from torch_adain import Adain
 
 MEAN_BGR = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
 
@@ -131,7 +132,7 @@ def means(network, batch, repeats):
 
 def main():
     torch.manual_seed(0)
-    style = network = None
+    style = network = adain = None
     for line in sys.stdin:
         command = json.loads(line)
         kind = command["command"]
@@ -145,6 +146,12 @@ def main():
             network, answer = Network(command["weights"]), {"version": torch.__version__}
         elif kind == "means":
             answer = means(network, command["batch"], command["repeats"])
+        elif kind == "adain":
+            adain, answer = Adain(Network(command["weights"])), {"version": torch.__version__}
+        elif kind == "adain_step":
+            answer = adain.timed_step(command["size"], command["batch"])
+        elif kind == "adain_apply":
+            answer = adain.timed_apply(command["size"])
         answer["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(answer), flush=True)
 

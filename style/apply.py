@@ -1,0 +1,86 @@
+"""`python -m style.apply`: pictures by a trained styliser.
+
+python -m style.apply --network=adain --content=photo.jpg --style=painting.jpg --output=out.png
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from style.settings import ApplySettings, parse_weights
+from vgg_normalize import command
+from vgg_normalize.progress import Stop
+
+NAME = "style.apply"
+DEFAULTS: dict[str, Any] = command.defaults(ApplySettings)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of the command, with the defaults of `ApplySettings`."""
+    add = command.adder(values, DEFAULTS)
+    string, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
+    several, choice = flags.DEFINE_list, flags.DEFINE_enum
+    add(string, "network", "Directory that style.train saved.")
+    add(string, "content", "Content picture, or a folder of them.")
+    add(several, "style", "Style pictures; of cin names of styles that it was trained on.")
+    add(several, "style_blend", "Weights of the styles (equal).")
+    add(string, "output", "Picture to write: .png, .jpg or .tif; for a folder a directory.")
+    add(
+        number,
+        "alpha",
+        "How much style: 0 the content, as far as the network keeps it, 1 the style (not of cin).",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    add(whole, "size", "Long side of the result in pixels (0: the content's).", lower_bound=0)
+    add(whole, "style_size", "Long side of the styles in pixels.", lower_bound=1)
+    add(
+        choice,
+        "preserve_color",
+        ["none", "luminance", "match"],
+        "Keep the content's colours: transfer luminance only, or recolour the style first.",
+    )
+    add(choice, "color_root", ["symmetric", "cholesky"], "How match maps colours.")
+    add(several, "content_mask", "Where each style goes: one grey picture a style.")
+    add(whole, "tile", "Compute by tiles of so many pixels (0: whole; adain only).", lower_bound=0)
+    add(whole, "bits", "Bits a channel: 8, or 16 for .png.", lower_bound=8, upper_bound=16)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    values = flags.FlagValues()
+    define_flags(values)
+    return command.run(
+        NAME,
+        __doc__ or "",
+        values,
+        DEFAULTS,
+        ("network", "content", "output"),
+        _start,
+        argv,
+        less_memory="Use --tile, or lower --size.",
+    )
+
+
+def _start(settings: dict[str, Any], given: set[str], stop: Stop) -> None:
+    """The heavy imports come only now: a wrong flag is answered at once."""
+    made = dict(settings)
+    made["style_blend"] = parse_weights("style_blend", settings["style_blend"])
+    for name in ("style", "content_mask"):
+        made[name] = tuple(settings[name])
+    with command.starting_tensorflow():
+        from style import applier
+    applier.run(ApplySettings(**made), stop)
+
+
+def console() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

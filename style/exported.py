@@ -1,0 +1,236 @@
+"""A trained network as a SavedModel, and what `style.apply` needs to know of it.
+
+Signatures, all for any H and W, float32 in [0, 1]:
+
+* `serving_default(content, style)`, of CIN `serving_default(content, weights)` -> `image`;
+* `code(style)` -> `code`; not of CIN, whose code are the weights;
+* `transform(content, code)` -> `image`;
+* of AdaIN `encode(image)` -> `features`, and `render(content, scale, offset)` -> `image`, in which
+  the features get a scale and an offset by channel: with both, large pictures go tile by tile.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from style import tiles
+from style.networks import Network
+from vgg_normalize import chain
+from vgg_normalize.errors import NetworkError, OutputError
+
+ASSET = "network.json"
+_IMAGE = tf.TensorSpec([None, None, None, 3], tf.float32)
+
+
+def save(
+    network: Network,
+    model: keras.Model,
+    directory: Path,
+    *,
+    styles: list[str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the SavedModel.
+
+    Args:
+        network: The trained one.
+        model: The VGG that it was made with.
+        directory: Must not exist.
+        styles: Names of the styles, in the order of their weights; of CIN.
+        settings: How it was trained.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    names = [stage.layer.name for stage in chain.stages(model)]
+    # A style must reach every layer that it is looked at.
+    deepest = network.goal_layer or ([n for n in names if n.endswith("conv1")] or names)[-1]
+    description = {
+        "method": network.method,
+        "stride": network.stride,
+        "styles": styles,
+        "least_style": chain.least_side(chain.features(model, [deepest])),
+        "halo": _halo(model, network),
+        "settings": dict(settings),
+    }
+    saved = tf.train.Checkpoint()
+    saved.transform, saved.code = network.transform, network.code or tf.Module()
+    signatures = _signatures(network, model, saved)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            asset = Path(folder) / ASSET
+            asset.write_text(json.dumps(description))
+            saved.description = tf.saved_model.Asset(str(asset))
+            tf.saved_model.save(saved, str(directory), signatures=signatures)
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise OutputError(
+            f"Expected to write {directory}. Received: {' '.join(str(error).split())[:200]}. Make "
+            "room or choose another --output."
+        ) from error
+
+
+def _halo(model: keras.Model, network: Network) -> int:
+    """Pixels beyond its own that AdaIN's encoder and decoder look at, in whole strides."""
+    if network.goal_layer is None:
+        return 0
+    _, halo = tiles.field(model, [network.goal_layer])
+    # The decoder mirrors the encoder; up-sampling may begin anywhere in a cell.
+    return (-(-2 * halo // network.stride) + 1) * network.stride
+
+
+def _signatures(
+    network: Network, model: keras.Model, saved: Any
+) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    width = int(network.transform.input["code"].shape[-1])
+    codes = tf.TensorSpec([None, width], tf.float32)
+
+    def fitted(content: tf.Tensor, make: Callable[[tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
+        """At a size that the strides divide, mirrored beyond the border, then cut back."""
+        shape = tf.shape(content)
+        beyond = -shape[1:3] % network.stride
+        padding = [[0, 0], [0, beyond[0]], [0, beyond[1]], [0, 0]]
+        image = make(tf.pad(content, padding, "SYMMETRIC"))
+        return {"image": tf.clip_by_value(image[:, : shape[1], : shape[2]], 0.0, 1.0)}
+
+    def transformed(content: tf.Tensor, code: tf.Tensor) -> dict[str, tf.Tensor]:
+        return fitted(content, lambda x: network.transform({"content": x, "code": code})["image"])
+
+    def function(body: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
+        specs = [tf.TensorSpec(i.shape, i.dtype, name=name) for name, i in inputs.items()]
+        return tf.function(body, input_signature=specs)
+
+    found = {"transform": function(transformed, content=_IMAGE, code=codes)}
+    if network.code is None:
+        found["serving_default"] = function(
+            lambda content, weights: transformed(content, weights), content=_IMAGE, weights=codes
+        )
+        return found
+    code = network.code
+    found["serving_default"] = function(
+        lambda content, style: transformed(content, code(style)), content=_IMAGE, style=_IMAGE
+    )
+    found["code"] = function(lambda style: {"code": code(style)}, style=_IMAGE)
+    if network.goal_layer is not None:
+        layer = network.goal_layer
+        encoder, decoder = chain.features(model, [layer]), network.trained[0]
+        row = tf.TensorSpec([None, width // 2], tf.float32)
+        found["encode"] = function(lambda image: {"features": encoder(image)[layer]}, image=_IMAGE)
+
+        def render(content: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> dict[str, tf.Tensor]:
+            def make(x: tf.Tensor) -> tf.Tensor:
+                features = encoder(x)[layer]
+                return decoder(features * scale[:, None, None] + offset[:, None, None])
+
+            return fitted(content, make)
+
+        found["render"] = function(render, content=_IMAGE, scale=row, offset=row)
+        saved.encoder = encoder
+    return found
+
+
+class Loaded:
+    """A trained network as it was saved.
+
+    Args:
+        directory: What `save` wrote.
+
+    Raises:
+        NetworkError: There is no such network, or it is damaged.
+    """
+
+    def __init__(self, directory: str) -> None:
+        asset = Path(directory) / "assets" / ASSET
+        if not asset.is_file():
+            raise NetworkError(
+                f"Expected a directory that style.train saved. Received: {directory!r}, which has "
+                f"no assets/{ASSET}. Check --network."
+            )
+        try:
+            self.description = json.loads(asset.read_text())
+            self._module = tf.saved_model.load(directory)
+            self.method = str(self.description["method"])
+            self.styles = list(self.description["styles"])
+            self.stride = int(self.description["stride"])
+            self.halo = int(self.description["halo"])
+            self.least_style = int(self.description["least_style"])
+        except Exception as error:  # TensorFlow and JSON raise many kinds for damaged files
+            raise NetworkError(
+                f"Expected a whole network. Received: {directory!r}, which is damaged "
+                f"({' '.join(str(error).split())[:200]}). Train or fetch it again."
+            ) from error
+
+    def _call(self, name: str, output: str, **inputs: Any) -> tf.Tensor:
+        tensors = {key: tf.convert_to_tensor(value, tf.float32) for key, value in inputs.items()}
+        return self._module.signatures[name](**tensors)[output]
+
+    def code(self, picture: np.ndarray) -> tf.Tensor:
+        """[1, D] of a picture [H, W, 3]."""
+        return self._call("code", "code", style=picture[None])
+
+    def transform(self, content: np.ndarray, code: tf.Tensor, *, tile: int = 0) -> np.ndarray:
+        """The picture [H, W, 3] of a content [H, W, 3] and a code [1, D].
+
+        Args:
+            content: In [0, 1].
+            code: Of a style, or a blend.
+            tile: Pixels a side of the tiles that bound the memory; of AdaIN only, where the
+                statistics of one layer are all that the whole picture decides; 0: none.
+        """
+        if not tile or tile >= max(content.shape[:2]):
+            return self._call("transform", "image", content=content[None], code=code).numpy()[0]
+        return self._by_tiles(content, code, tile)
+
+    def _by_tiles(self, content: np.ndarray, code: tf.Tensor, tile: int) -> np.ndarray:
+        shape, stride = content.shape[:2], self.stride
+        tile = max(tile // stride, 1) * stride
+        beyond = [(0, -side % stride) for side in shape]
+        padded = np.pad(content, (*beyond, (0, 0)), "symmetric")
+        blocks = [
+            (slice(y, y + tile), slice(x, x + tile))
+            for y in range(0, padded.shape[0], tile)
+            for x in range(0, padded.shape[1], tile)
+        ]
+        total: Any = 0.0
+        for block in blocks:
+            window, inside = self._window(padded, block)
+            features = self._call("encode", "features", image=window[None])[0].numpy()
+            own = tuple(slice(i.start // stride, i.stop // stride) for i in inside)
+            f = features[own].reshape(-1, features.shape[-1]).astype(np.float64)
+            total = total + np.stack([np.full(f.shape[1], len(f)), f.sum(0), np.square(f).sum(0)])
+        mean = total[1] / total[0]
+        deviation = np.sqrt(np.maximum(total[2] / total[0] - mean**2, 0) + 1e-5)
+        goal_mean, goal_deviation = np.split(np.asarray(code, np.float64)[0], 2)
+        scale = goal_deviation / deviation
+        made = np.empty_like(padded)
+        for block in blocks:
+            window, inside = self._window(padded, block)
+            image = self._call(
+                "render",
+                "image",
+                content=window[None],
+                scale=scale[None],
+                offset=(goal_mean - mean * scale)[None],
+            )
+            made[block] = image[0].numpy()[inside]
+        return made[: shape[0], : shape[1]]
+
+    def _window(
+        self, padded: np.ndarray, block: tuple[slice, slice]
+    ) -> tuple[np.ndarray, tuple[slice, slice]]:
+        """The pixels that a block needs, and where it lies in them."""
+        windows, inside = [], []
+        for part, side in zip(block, padded.shape, strict=False):
+            begin, end = max(part.start - self.halo, 0), min(part.stop + self.halo, side)
+            windows.append(slice(begin, end))
+            inside.append(slice(part.start - begin, min(part.stop, side) - begin))
+        return padded[windows[0], windows[1]], (inside[0], inside[1])
