@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from style.flags import define_colors, define_going_on
 from style.settings import (
     STYLE_WEIGHTS,
     TASKS,
@@ -62,23 +63,12 @@ def define_flags(values: flags.FlagValues) -> None:
     add(string, "memory_folder", "Directory for these pairs, in files instead of in memory.")
     add(number, "smoothing", "L-BFGS: a of its first preconditioner 1/f^2a.", lower_bound=0.0)
     add(number, "learning_rate", "Of Adam.", lower_bound=0.0)
-    add(
-        choice,
-        "preserve_color",
-        ["none", "luminance", "match"],
-        "Keep the content's colours: transfer luminance only, or recolour the style first.",
-    )
-    add(choice, "color_root", ["symmetric", "cholesky"], "How match maps colours.")
-    add(several, "content_mask", "Where each style goes: one grey picture a style.")
     add(several, "style_mask", "Which part of each style picture is used.")
     add(whole, "tile", "Compute by tiles of so many pixels (0: the whole picture).", lower_bound=0)
-    add(whole, "bits", "Bits a channel: 8, or 16 for .png.", lower_bound=8, upper_bound=16)
-    add(string, "log", "JSON lines: one for the start and for each step.")
     add(whole, "preview_every", "Write the picture every so many steps.", lower_bound=0)
     add(string, "animation", "GIF of the run.")
-    add(string, "checkpoint", "Directory for checkpoints.")
-    add(whole, "checkpoint_every", "Steps between two checkpoints.", lower_bound=1)
-    add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint.")
+    define_colors(add)
+    define_going_on(add)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

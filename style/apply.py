@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from style.flags import define_colors
 from style.settings import ApplySettings, parse_weights
 from vgg_normalize import command
 from vgg_normalize.progress import Stop
@@ -23,7 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of the command, with the defaults of `ApplySettings`."""
     add = command.adder(values, DEFAULTS)
     string, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
-    several, choice = flags.DEFINE_list, flags.DEFINE_enum
+    several = flags.DEFINE_list
     add(string, "network", "Directory that style.train saved.")
     add(string, "content", "Content picture, or a folder of them.")
     add(several, "style", "Style pictures; of cin names of styles that it was trained on.")
@@ -38,16 +39,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     add(whole, "size", "Long side of the result in pixels (0: the content's).", lower_bound=0)
     add(whole, "style_size", "Long side of the styles in pixels.", lower_bound=1)
-    add(
-        choice,
-        "preserve_color",
-        ["none", "luminance", "match"],
-        "Keep the content's colours: transfer luminance only, or recolour the style first.",
-    )
-    add(choice, "color_root", ["symmetric", "cholesky"], "How match maps colours.")
-    add(several, "content_mask", "Where each style goes: one grey picture a style.")
     add(whole, "tile", "Compute by tiles of so many pixels (0: whole; adain only).", lower_bound=0)
-    add(whole, "bits", "Bits a channel: 8, or 16 for .png.", lower_bound=8, upper_bound=16)
+    define_colors(add)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

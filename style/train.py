@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from style.flags import define_going_on
 from style.settings import STYLE_WEIGHTS, TRAINING, TrainSettings, parse_layers
 from vgg_normalize import command
 from vgg_normalize.progress import Stop
@@ -47,13 +48,10 @@ def define_flags(values: flags.FlagValues) -> None:
     add(number, "tv_weight", "Factor of total variation.", lower_bound=0.0)
     add(whole, "seed", "Of weights, order and crops.", lower_bound=0)
     add(whole, "max_skipped", "Tolerate so many unreadable pictures in a folder.", lower_bound=0)
-    add(string, "log", "JSON lines: one for each step.")
     add(string, "tensorboard", "Directory for TensorBoard's logs.")
     add(string, "preview", "Picture that shows fixed contents in fixed styles.")
     add(whole, "preview_every", "Steps between two previews.", lower_bound=1)
-    add(string, "checkpoint", "Directory for checkpoints.")
-    add(whole, "checkpoint_every", "Steps between two checkpoints.", lower_bound=1)
-    add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint.")
+    define_going_on(add)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
