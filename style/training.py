@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -87,8 +88,15 @@ def _undecodable(encoded: bytes) -> str:
     try:
         decode.decode(tf.constant(encoded))
     except tf.errors.OpError as error:
-        return f"cannot be decoded ({' '.join(error.message.split('}}')[-1].split())[:200]})"
+        return f"cannot be decoded ({_words(error.message)})"
     return ""
+
+
+def _words(message: str) -> str:
+    """What TensorFlow says, without the names of its nodes."""
+    return " ".join(
+        re.sub(r"\{\{.*?\}\}|.*Iterator::\S+: |\[\[|\]\]|\[Op:.*", " ", message).split()
+    )[-200:]
 
 
 def order(count: int, first: int, last: int, seed: int) -> np.ndarray:
@@ -294,6 +302,5 @@ def pairs(contents: tf.data.Dataset, styles: tf.data.Dataset) -> Iterator[tuple[
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         raise ImagesError(
             "Expected pictures that stay as they are while they are used. Received: "
-            f"{' '.join(error.message.split('}}')[-1].split())[:200]}. Restore them, and go on "
-            "with --resume."
+            f"{_words(error.message)}. Restore them, and go on with --resume."
         ) from error

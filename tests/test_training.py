@@ -268,14 +268,13 @@ def test_one_small_step_of_fixed_styles_lowers_the_loss():
     content, indices = tf.constant(images(2, 24, 16)), tf.constant([1, 0])
     first, second = (float(step(content, indices)["loss"]) for _ in range(2))
     assert second < first
-    code = np.eye(2, dtype=np.float32)[[1, 0]]
+    code = tf.eye(2)[::-1]
     untrained = networks.cin(2).transform({"content": content, "code": code})["image"]
     expected = expected_terms(content, styles[[1, 0]], np.asarray(untrained), None, weights)
     assert first == pytest.approx(sum(expected.values()), rel=1e-3)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_batch_that_is_not_finite_changes_nothing(which):
+def test_a_batch_that_is_not_finite_changes_nothing():
     own = networks.adain(model())
     optimizer = keras.optimizers.Adam(1e-2)
     step = training.step_function(own, model(), Weights((), (("second", 1.0),)), optimizer)
@@ -283,9 +282,8 @@ def test_a_batch_that_is_not_finite_changes_nothing(which):
     assert np.isfinite(float(step(*good)["loss"]))
     variables = [*own.variables, *optimizer.variables]
     before = [v.numpy() for v in variables]
-    broken = list(good)
-    broken[which] = tf.tensor_scatter_nd_update(good[which], [[0, 3, 3, 0]], [np.nan])
-    assert np.isnan(float(step(*broken)["loss"]))
+    # A style whose squares are infinite; ReLU would pass over NaN.
+    assert np.isnan(float(step(good[0], good[1] * 1e30)["loss"]))
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
     assert np.isfinite(float(step(*good)["loss"]))

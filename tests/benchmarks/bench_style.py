@@ -49,7 +49,8 @@ import tensorflow as tf
 from pytorch import Worker
 
 import vgg_normalize as vn
-from style import image, objective, synthesis
+from style import evaluation as evaluation_module
+from style import image, synthesis
 from vgg_normalize import export
 
 ALL_STYLE = [f"block{block}_conv1" for block in range(1, 6)]
@@ -84,7 +85,7 @@ class Problem:
         """The objective as `python -m style` has it."""
         shape = self.content.shape[:2]
         terms = synthesis.content_terms(
-            self.model, self.content, [(name, 1.0) for name in self.content_layers], 1.0
+            self.model, [(name, 1.0) for name in self.content_layers], 1.0, shape=shape
         )
         terms += synthesis.style_terms(
             self.model,
@@ -93,7 +94,7 @@ class Problem:
             self.style_weight,
             shape=shape,
         )
-        return objective.evaluation(self.model, terms)
+        return evaluation_module.evaluator(self.model, terms, shape, content=self.start())
 
     def start(self):
         return synthesis.as_batch(self.content)
