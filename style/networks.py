@@ -29,6 +29,8 @@ ADAIN_LAYER = "block4_conv1"
 GREY = 0.45
 # Numbers in which a learnt style encoder describes a style (Ghiasi et al. 2017).
 CODE_SIZE = 100
+# Residual blocks of the networks after Dumoulin et al.
+BLOCKS = 5
 
 
 class Network(NamedTuple):
@@ -240,7 +242,7 @@ def style_layers(model: keras.Model) -> tuple[str, ...]:
 
 
 def _residual_network(code: Any, normalise: Callable[[Any], Any], seed: int) -> keras.Model:
-    """Down by 4, five residual blocks, up again; a normalisation behind every convolution."""
+    """Down by 4, residual blocks, up again; a normalisation behind every convolution."""
     random = keras.random.SeedGenerator(seed)
 
     def block(x: Any, filters: int, kernel: int, *, strides: int = 1, relu: bool = True) -> Any:
@@ -252,7 +254,7 @@ def _residual_network(code: Any, normalise: Callable[[Any], Any], seed: int) -> 
     x = block(content, 32, 9)
     x = block(x, 64, 3, strides=2)
     x = block(x, 128, 3, strides=2)
-    for _ in range(5):
+    for _ in range(BLOCKS):
         x = keras.layers.Add()([x, block(block(x, 128, 3), 128, 3, relu=False)])
     for filters in (64, 32):
         x = block(keras.layers.UpSampling2D(2)(x), filters, 3)

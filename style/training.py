@@ -94,9 +94,8 @@ def _undecodable(encoded: bytes) -> str:
 
 def _words(message: str) -> str:
     """What TensorFlow says, without the names of its nodes."""
-    return " ".join(
-        re.sub(r"\{\{.*?\}\}|.*Iterator::\S+: |\[\[|\]\]|\[Op:.*", " ", message).split()
-    )[-200:]
+    found = re.sub(r"\{\{.*?\}\}|.*Iterator::\S+: |\[\[|\]\]|\[Op:.*", " ", message)
+    return " ".join(found.split())[-200:]
 
 
 def order(count: int, first: int, last: int, seed: int) -> np.ndarray:
@@ -222,7 +221,9 @@ def objective(
             w * tf.reduce_mean(tf.square(found[name] - tf.stop_gradient(wanted[name])))
             for name, w in content_layers
         ]
-        parts = {"content": weights.content * tf.add_n(values)}
+        # Looked at here: ReLU makes zeros of NaN, and the terms of a broken picture may be finite.
+        whole = tf.reduce_all(tf.math.is_finite(made["image"]))
+        parts = {"content": tf.where(whole, weights.content * tf.add_n(values), float("nan"))}
         distances = []
         for (name, w), target in zip(weights.style_layers, targets, strict=True):
             for b, features in enumerate(tf.unstack(found[name])):

@@ -18,7 +18,7 @@ from style.image import shape_for
 LEAST, MOST = 0.3, 1.15
 # What a run takes at its peak beyond what it had before, and the estimate.
 MEASURE = """
-import os, resource, sys
+import os, sys
 import numpy as np
 import vgg_normalize as vn
 from style import evaluation, memory, synthesis
@@ -40,7 +40,9 @@ evaluate = evaluation.evaluator(model, terms, shape, content=start, tile=tile)
 method = synthesis.optimizer(optimizer, evaluate, shape, memory=pairs)
 for state in synthesis.minimize(method, start, 3):
     pass
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss, which begins with what the parent had when it forked.
+with open("/proc/self/status") as file:
+    peak = 1024 * int(next(line.split()[1] for line in file if line.startswith("VmHWM")))
 print(int(state.evaluations), peak - before, estimate)
 """
 GIB = 2**30

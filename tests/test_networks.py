@@ -11,6 +11,7 @@ from helpers import draw_weights, images, tiny_chain
 
 import vgg_normalize as vn
 from style import networks
+from style.layers import ConditionalInstanceNormalization
 from style.networks import ReflectionPadding2D
 from vgg_normalize.errors import NetworkError
 from vgg_normalize.vgg import FILTERS
@@ -107,6 +108,19 @@ def test_styles_are_looked_at_in_the_first_layer_of_each_block():
         f"block{k}_conv1" for k in range(1, 4)
     )
     assert networks.style_layers(tiny_chain()) == ("second",)
+
+
+def test_the_network_of_fixed_styles_is_dumoulins():
+    """Three convolutions down, five residual blocks of two, three up; each is normalised."""
+    layers = network("cin").transform.layers
+    kernels = [one for one in layers if isinstance(one, keras.layers.Conv2D)]
+    found = [(one.filters, one.kernel_size[0], one.strides[0]) for one in kernels]
+    blocks = [(128, 3, 1)] * 10
+    down, up = [(32, 9, 1), (64, 3, 2), (128, 3, 2)], [(64, 3, 1), (32, 3, 1), (3, 9, 1)]
+    assert found == [*down, *blocks, *up]
+    normalised = [one for one in layers if isinstance(one, ConditionalInstanceNormalization)]
+    assert len(normalised) == len(kernels)
+    assert sum(isinstance(one, keras.layers.Add) for one in layers) == networks.BLOCKS == 5
 
 
 # What a code does.

@@ -17,7 +17,7 @@ from forks import forked
 from helpers import encode, feed_forward, picture, python, save_model
 from PIL import Image
 
-from style import apply, exported, image, train, training
+from style import apply, exported, image, networks, train, training
 from style.settings import TRAINING
 
 METHODS = ("adain", "encoder", "cin")
@@ -70,12 +70,19 @@ def flags_of(world: Path, output: Path) -> tuple[str, ...]:
 def trained(world: Path, method: str) -> Path:
     """A network with its log and its preview beside it."""
     folder = world / method
-    code = feed_forward(
-        *("train", *flags_of(world, folder), f"--method={method}"),
-        *(f"--log={folder}.jsonl", f"--preview={folder}.png", "--preview_every=3"),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "BLOCKS", 1)
+        code = feed_forward(
+            *("train", *flags_of(world, folder), f"--method={method}"),
+            *(f"--log={folder}.jsonl", f"--preview={folder}.png", "--preview_every=3"),
+        )
     assert code == 0
     return folder
+
+
+@functools.cache
+def loaded(world: Path, method: str) -> exported.Loaded:
+    return exported.Loaded(str(trained(world, method)))
 
 
 @pytest.fixture
@@ -224,7 +231,7 @@ def test_the_networks_load_with_tensorflow_alone_at_any_size(world, tmp_path):
     assert found.returncode == 0, found.stderr[-2000:]
     with np.load(tmp_path / "made.npz") as file:
         assert len(file.files) == 6
-        network = exported.Loaded(str(folders[0]))
+        network = loaded(world, "adain")
         content = np.linspace(0, 1, 33 * 47 * 3, dtype=np.float32).reshape(33, 47, 3)
         expected = network.transform(content, network.code(content[::-1, :32]))
         np.testing.assert_allclose(file["ain33"][0], expected, atol=1e-5)
@@ -293,7 +300,6 @@ def test_a_killed_training_goes_on_to_the_same_bits(world, whole, tmp_path):
     code, error = fork("--resume")
     assert code == 0 and "going on after" in error, error
     assert not (tmp_path / "out.partial").exists()
-    # The server has threads and caches of its own, but the same bits.
     assert_as(whole, tmp_path / "out", log)
 
 
@@ -383,8 +389,6 @@ def test_a_training_that_diverges_keeps_the_last_good_network(run, world, tmp_pa
     ],
 )
 def test_bad_input_of_training(no_training, world, code, arguments, said):
-    if "--size=48" in arguments:  # all of these have a side below
-        arguments = [*arguments, "--max_skipped=0"]
     assert said in no_training(code, *(text.format(world) for text in arguments))
 
 
@@ -413,7 +417,7 @@ def test_a_picture_is_what_the_signature_makes(stylise, world, method):
 
 
 def test_alpha_leads_from_the_content_to_the_style(stylise, world):
-    network = exported.Loaded(str(trained(world, "adain")))
+    network = loaded(world, "adain")
     own, other = network.code(photo(world)), network.code(style_picture(world))
     for alpha in (0.0, 0.5, 1.0):
         expected = network.transform(photo(world), alpha * other + (1 - alpha) * own)
@@ -423,7 +427,7 @@ def test_alpha_leads_from_the_content_to_the_style(stylise, world):
 
 
 def test_styles_are_blended_by_their_weights(stylise, world):
-    network = exported.Loaded(str(trained(world, "adain")))
+    network = loaded(world, "adain")
     codes = [network.code(style_picture(world, name)) for name in "ab"]
     both = f"--style={world / 'styles' / 'a.png'},{world / 'styles' / 'b.png'}"
     for blend, shares in ((["--style_blend=3,1"], (0.75, 0.25)), ([], (0.5, 0.5))):
@@ -468,7 +472,7 @@ def test_colours_are_kept(stylise, world):
     inside = np.abs(grey).max(-1) > 0.02
     spread = np.ptp(np.where(np.abs(grey + photo(world) - 0.5) < 0.45, grey, np.nan), axis=-1)
     assert inside.any() and np.nanmax(spread) < 2 / 255
-    network = exported.Loaded(str(trained(world, "adain")))
+    network = loaded(world, "adain")
     matched = image.match_colors(style_picture(world), photo(world))
     expected = network.transform(photo(world), network.code(matched))
     found = stylise("adain", "--preserve_color=match")
