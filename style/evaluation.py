@@ -31,8 +31,8 @@ def extractor(model: keras.Model, names: Sequence[str], *, constant: bool = True
         model: A chain of layers.
         names: Layers; `IMAGE` needs none.
         constant: Whether graphs hold the weights as constants instead of variables.  oneDNN then
-            reorders a kernel once instead of at every evaluation, which for a small picture costs
-            as much as convolving; but graphs are copied when they are optimised, weights and all.
+            reorders a kernel once instead of at every evaluation, which pays where pictures are
+            small and kernels large; it costs memory (figures in tests/benchmarks/bench_style.py).
     """
     layers = sorted(set(names) - {IMAGE})
     if not layers:

@@ -192,19 +192,17 @@ class Loaded:
 
     def _by_tiles(self, content: np.ndarray, code: tf.Tensor, tile: int) -> np.ndarray:
         shape, stride = content.shape[:2], self.stride
-        tile = max(tile // stride, 1) * stride
         beyond = [(0, -side % stride) for side in shape]
         padded = np.pad(content, (*beyond, (0, 0)), "symmetric")
-        blocks = [
-            (slice(y, y + tile), slice(x, x + tile))
-            for y in range(0, padded.shape[0], tile)
-            for x in range(0, padded.shape[1], tile)
+        parts = [
+            [(slice(y0, y1), slice(x0, x1)) for y0, x0, y1, x1 in corners]
+            for corners in tiles.blocks_of(padded.shape[:2], tile, stride, self.halo)
         ]
+        blocks = list(zip(*parts, strict=True))
         total: Any = 0.0
-        for block in blocks:
-            window, inside = self._window(padded, block)
-            features = self._call("encode", "features", image=window[None])[0].numpy()
-            own = tuple(slice(i.start // stride, i.stop // stride) for i in inside)
+        for block, window in blocks:
+            features = self._call("encode", "features", image=padded[window][None])[0].numpy()
+            own = _within(block, window, stride)
             f = features[own].reshape(-1, features.shape[-1]).astype(np.float64)
             total = total + np.stack([np.full(f.shape[1], len(f)), f.sum(0), np.square(f).sum(0)])
         mean = total[1] / total[0]
@@ -212,25 +210,23 @@ class Loaded:
         goal_mean, goal_deviation = np.split(np.asarray(code, np.float64)[0], 2)
         scale = goal_deviation / deviation
         made = np.empty_like(padded)
-        for block in blocks:
-            window, inside = self._window(padded, block)
+        for block, window in blocks:
             image = self._call(
                 "render",
                 "image",
-                content=window[None],
+                content=padded[window][None],
                 scale=scale[None],
                 offset=(goal_mean - mean * scale)[None],
             )
-            made[block] = image[0].numpy()[inside]
+            made[block] = image[0].numpy()[_within(block, window)]
         return made[: shape[0], : shape[1]]
 
-    def _window(
-        self, padded: np.ndarray, block: tuple[slice, slice]
-    ) -> tuple[np.ndarray, tuple[slice, slice]]:
-        """The pixels that a block needs, and where it lies in them."""
-        windows, inside = [], []
-        for part, side in zip(block, padded.shape, strict=False):
-            begin, end = max(part.start - self.halo, 0), min(part.stop + self.halo, side)
-            windows.append(slice(begin, end))
-            inside.append(slice(part.start - begin, min(part.stop, side) - begin))
-        return padded[windows[0], windows[1]], (inside[0], inside[1])
+
+def _within(
+    block: tuple[slice, slice], window: tuple[slice, slice], stride: int = 1
+) -> tuple[slice, ...]:
+    """Where a block lies in its window, in cells of so many pixels."""
+    return tuple(
+        slice((own.start - around.start) // stride, (own.stop - around.start) // stride)
+        for own, around in zip(block, window, strict=True)
+    )

@@ -128,8 +128,7 @@ def style_sums(
 
     def exact(part: Part) -> Any:
         t = None if guide is None else stats.flatten_guide(guide, part.origin, part.size)
-        sums = loss.sums(stats.flatten(part.features), t)
-        return tf.nest.map_structure(lambda total: tf.cast(total, tf.float64), sums)
+        return exact_sums(loss, stats.flatten(part.features), t)
 
     def sampled(part: Part) -> Any:
         # Samples beyond the part are rows of 0, so that parts add up to all samples.
@@ -144,6 +143,11 @@ def style_sums(
 
 def _neighbours(part: Part) -> tf.Tensor:
     return part.features if part.beyond is None else part.beyond
+
+
+def exact_sums(loss: StyleLoss, f: tf.Tensor, t: tf.Tensor | None = None) -> Any:
+    """The sums of a loss that looks at all positions, in float64: they add up over many parts."""
+    return tf.nest.map_structure(lambda total: tf.cast(total, tf.float64), loss.sums(f, t))
 
 
 def variation_term(weight: float, shape: Sequence[int], beta: float = 2.0) -> Term:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from vgg_normalize import output
 from vgg_normalize.errors import OutputError
 
 
@@ -213,13 +214,5 @@ class Folder:
         return [int(file.stem.removeprefix("pair")) for file in self.path.glob("pair*.s")]
 
 
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Raises OutputError where the disk is full or the folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"Expected a folder for pairs that can be written. Received: {folder} "
-            f"({error.strerror or error}). Make room, or choose another --memory_folder."
-        ) from error
+def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return output.writing(folder, "a folder for pairs", "--memory_folder")

@@ -110,20 +110,37 @@ def cut(model: keras.Model, names: Sequence[str], shape: tuple[int, int], tile: 
     strides, halo = field(model, names)
     align = max(strides.values())
     halo = -(-max(halo, 1) // align) * align
-    axes = [_axis(side, max(tile // align, 1) * align, align) for side in shape]
-    blocks = np.array(
-        [(y0, x0, y1, x1) for y0, y1 in axes[0] for x0, x1 in axes[1]],
-        np.int32,
-    )
-    first = np.maximum(blocks[:, :2] - halo, 0)
-    last = np.minimum(blocks[:, 2:] + halo, shape)
+    blocks, windows = blocks_of(shape, tile, align, halo)
+    first = windows[:, :2]
     cells, inside = {}, {}
     for name in names:
         begin = blocks[:, :2] // strides[name]
         end = blocks[:, 2:] // strides[name]
         cells[name] = np.hstack([begin, end - begin]).astype(np.int32)
         inside[name] = (begin - first // strides[name]).astype(np.int32)
-    return Tiling(shape, np.hstack([first, last - first]).astype(np.int32), cells, inside)
+    sides = windows[:, 2:] - first
+    return Tiling(shape, np.hstack([first, sides]).astype(np.int32), cells, inside)
+
+
+def blocks_of(
+    shape: tuple[int, int], tile: int, align: int, halo: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks that cover a picture once, and the windows with the halo around them.
+
+    Args:
+        shape: Height and width of the picture.
+        tile: The largest side of a block; rounded down to a multiple of `align`.
+        align: What blocks begin at multiples of.
+        halo: Pixels around a block, as far as the picture goes; a multiple of `align`.
+
+    Returns:
+        Top, left, bottom, right of both, int32 [T, 4] each.
+    """
+    axes = [_axis(side, max(tile // align, 1) * align, align) for side in shape]
+    blocks = np.array([(y0, x0, y1, x1) for y0, y1 in axes[0] for x0, x1 in axes[1]], np.int32)
+    first = np.maximum(blocks[:, :2] - halo, 0)
+    last = np.minimum(blocks[:, 2:] + halo, shape)
+    return blocks, np.hstack([first, last]).astype(np.int32)
 
 
 def _axis(side: int, tile: int, align: int) -> list[tuple[int, int]]:

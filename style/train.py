@@ -56,13 +56,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    values = flags.FlagValues()
-    define_flags(values)
     return command.run(
         NAME,
         __doc__ or "",
-        values,
-        DEFAULTS,
+        define_flags,
+        TrainSettings,
         ("model", "content", "style", "output"),
         _start,
         argv,

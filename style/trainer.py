@@ -269,7 +269,7 @@ class _Trainer:
         if self.settings.checkpoint is None:
             return None
         folder = Path(self.settings.checkpoint)
-        with output.writing(folder):
+        with output.writing(folder, "a folder for checkpoints", "--checkpoint"):
             folder.mkdir(exist_ok=True)
         return folder / CHECKPOINT
 

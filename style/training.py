@@ -14,6 +14,7 @@ from style import losses
 from style.evaluation import extractor
 from style.losses import SAMPLES, StyleLoss
 from style.networks import Network
+from style.objective import exact_sums
 from style.tiles import IMAGE
 from vgg_normalize import decode
 from vgg_normalize.errors import ImagesError
@@ -193,7 +194,7 @@ def _sums(loss: StyleLoss, features: tf.Tensor) -> Any:
         count = tf.cast(tf.shape(flat)[0] - 1, tf.float32)
         at = tf.cast(tf.round(tf.linspace(0.0, 1.0, SAMPLES) * count), tf.int32)
         return loss.sums(tf.gather(flat, at))
-    return tf.nest.map_structure(lambda total: tf.cast(total, tf.float64), loss.sums(flat))
+    return exact_sums(loss, flat)
 
 
 def objective(

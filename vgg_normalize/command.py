@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -40,8 +40,8 @@ def adder(values: flags.FlagValues, defaults: Mapping[str, Any]) -> Callable[...
 def run(
     name: str,
     usage: str,
-    values: flags.FlagValues,
-    wanted: Iterable[str],
+    define_flags: Callable[[flags.FlagValues], None],
+    settings: type,
     required: Sequence[str],
     work: Callable[[dict[str, Any], set[str], Stop], None],
     argv: Sequence[str] | None,
@@ -53,13 +53,15 @@ def run(
     Args:
         name: What error lines begin with.
         usage: What `--help` begins with.
-        values: The flags, defined but not parsed.
-        wanted: Names of those that the work gets.
+        define_flags: Defines the flags among those it is given.
+        settings: The dataclass whose fields are the flags that the work gets.
         required: Names of those that must be given.
         work: (flag name to value, names of those that were given, stop).
         argv: Program name and arguments; default: the process's.
         less_memory: What to do where memory runs out.
     """
+    values = flags.FlagValues()
+    define_flags(values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="?", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
     flags.DEFINE_flag(_Flagfile(), flag_values=values)
@@ -67,9 +69,9 @@ def run(
     try:
         stop.install()
         arguments = list(sys.argv if argv is None else argv)
-        settings = _parse(usage, values, list(wanted), required, arguments)
-        if settings is not None:
-            work(settings, {flag for flag in settings if values[flag].present}, stop)
+        found = _parse(usage, values, list(defaults(settings)), required, arguments)
+        if found is not None:
+            work(found, {flag for flag in found if values[flag].present}, stop)
     except errors.Error as error:
         if values.is_parsed() and values.debug:
             traceback.print_exc()

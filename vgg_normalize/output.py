@@ -133,15 +133,16 @@ def is_interrupted(directory: str) -> bool:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Raises OutputError where the disk is full or the path cannot be written."""
+def writing(target: Path, what: str = "an output", flag: str = "--output") -> Iterator[None]:
+    """Raises OutputError, naming what is written and by which flag its place is chosen, where the
+    disk is full or the path cannot be written."""
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"Expected an output that can be written. Received: {target} "
+            f"Expected {what} that can be written. Received: {target} "
             f"({error.strerror or error}). Make room, create its parent folder or choose another "
-            "--output."
+            f"{flag}."
         ) from error
 
 
