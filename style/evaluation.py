@@ -14,42 +14,53 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from style import tiles
+from style import convolution, tiles
 from style.objective import Term
 from style.tiles import IMAGE, Part, Tiling
 from vgg_normalize import chain
 from vgg_normalize.errors import UsageError
 
 Evaluate = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]]
+Convolve = Callable[[tf.Tensor], tf.Tensor]
 Features = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
-def extractor(model: keras.Model, names: Sequence[str], *, constant: bool = True) -> Features:
+def extractor(
+    model: keras.Model, names: Sequence[str], *, kernels: dict[str, Convolve] | None = None
+) -> Features:
     """Image -> features of these layers, no deeper; with the image itself.
 
     Args:
         model: A chain of layers.
         names: Layers; `IMAGE` needs none.
-        constant: Whether graphs hold the weights as constants instead of variables.  oneDNN then
-            reorders a kernel once instead of at every evaluation, which pays where pictures are
-            small and kernels large; it costs memory (figures in tests/benchmarks/bench_style.py).
+        kernels: For evaluations again and again with the weights as they are: where the kernels
+            made ready for `convolution.winograd` are kept, by layer, which extractors of the same
+            model may share.  None: the layers themselves are called.
     """
     layers = sorted(set(names) - {IMAGE})
     if not layers:
         return lambda image: {IMAGE: image}
-    network = chain.features(model, layers)
-    trained = [np.asarray(variable) for variable in network.trainable_variables]
-    others = [np.asarray(variable) for variable in network.non_trainable_variables]
+    wanted = chain.activations(model, layers)
+    path = chain.as_far_as(model, wanted.values())
 
     def features(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        if constant:
-            values = [[tf.constant(array) for array in arrays] for arrays in (trained, others)]
-            found, _ = network.stateless_call(*values, image, training=False)
-        else:
-            found = network(image, training=False)
-        return {**found, IMAGE: image}
+        outputs = {}
+        tensor = image
+        for layer in path:
+            tensor = outputs[layer.name] = _call(layer, tensor, kernels)
+        return {**{name: outputs[layer.name] for name, layer in wanted.items()}, IMAGE: image}
 
     return features
+
+
+def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | None) -> tf.Tensor:
+    if kernels is None or not convolution.suits(layer, tensor.shape):
+        return layer(tensor, training=False)
+    if layer.name not in kernels:
+        with tf.init_scope():  # outside the graph, which only refers to it
+            kernels[layer.name] = convolution.winograd(np.asarray(layer.kernel))
+    tensor = kernels[layer.name](tensor)
+    return layer.activation(tf.nn.bias_add(tensor, layer.bias) if layer.use_bias else tensor)
 
 
 def total_sums(
@@ -62,7 +73,7 @@ def total_sums(
     """Sums over a picture [1, H, W, 3]: for each (layer, function of a part) the function's sum."""
     names = [name for name, _ in wanted]
     tiling = tiles.cut(model, names, tuple(picture.shape[1:3]), tile)
-    features = extractor(model, names, constant=False)
+    features = extractor(model, names)
 
     def of_tile(picture: tf.Tensor, i: tf.Tensor) -> list[Any]:
         found = features(tiles.window(picture, tiling, i))
@@ -123,10 +134,11 @@ def evaluator(
         )
     if tiling.tiles > 1:
         return _tiled(model, terms, tiling, content if compared else None)
-    features = extractor(model, names)
+    kernels: dict[str, Convolve] = {}
+    features = extractor(model, names, kernels=kernels)
     references: Mapping[str, tf.Tensor] = {}
     if compared and content is not None:
-        references = _once(extractor(model, compared, constant=False), content)
+        references = _once(extractor(model, compared, kernels=kernels), content)
 
     def evaluate(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -161,10 +173,10 @@ def _tiled(
     """The same by tiles: memory for one of them at a time besides the picture and its gradient."""
     curved = [term for term in terms if not term.linear]
     linear = [term for term in terms if term.linear]
-    # Variables, not constants: a tile is large enough, and there are two graphs.
-    look = extractor(model, [term.layer for term in terms], constant=False)
-    glance = extractor(model, [term.layer for term in curved], constant=False)
-    compare = extractor(model, [term.layer for term in terms if term.compares], constant=False)
+    kernels: dict[str, Convolve] = {}
+    look = extractor(model, [term.layer for term in terms], kernels=kernels)
+    glance = extractor(model, [term.layer for term in curved], kernels=kernels)
+    compare = extractor(model, [term.layer for term in terms if term.compares], kernels=kernels)
 
     def sums_of(image: tf.Tensor, i: tf.Tensor) -> list[Any]:
         parts = tiles.parts(glance(tiles.window(image, tiling, i)), {}, tiling, i)

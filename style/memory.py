@@ -62,7 +62,9 @@ def _features(model: keras.Model, names: Sequence[str], shape: tuple[int, int], 
     tensor: Any = keras.KerasTensor((1, height, width, 3))
     total = 0
     wanted = sorted(set(names) - {tiles.IMAGE})
-    for layer in chain.layers(chain.features(model, wanted)) if wanted else ():
+    if not wanted:
+        return 0
+    for layer in chain.as_far_as(model, chain.activations(model, wanted).values()):
         tensor = layer.compute_output_spec(tensor)
         total += 4 * int(np.prod(tensor.shape))
     return total

@@ -166,7 +166,7 @@ def style_targets(
     model: keras.Model, weights: Weights, pictures: Sequence[np.ndarray]
 ) -> list[Any]:
     """What fixed styles' statistics are, for each style layer, stacked over styles [S, ...]."""
-    look = extractor(model, [name for name, _ in weights.style_layers], constant=False)
+    look = extractor(model, [name for name, _ in weights.style_layers])
     loss = losses.STYLE_LOSSES[weights.loss]()
     function = tf.function(
         lambda x: _targets(loss, look(x), weights.style_layers),
@@ -208,10 +208,8 @@ def objective(
         [(network.goal_layer, 1.0)] if network.goal_layer else list(weights.content_layers)
     )
     contents = [str(name) for name, _ in content_layers]
-    look = extractor(
-        model, [*contents, *(name for name, _ in weights.style_layers)], constant=False
-    )
-    compare = extractor(model, contents, constant=False)
+    look = extractor(model, [*contents, *(name for name, _ in weights.style_layers)])
+    compare = extractor(model, contents)
     loss = losses.STYLE_LOSSES[weights.loss]()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:
@@ -262,7 +260,7 @@ def step_function(
     terms = objective(network, model, weights)
     loss = losses.STYLE_LOSSES[weights.loss]()
     names = [*network.code_layers, *(name for name, _ in weights.style_layers)]
-    look = extractor(model, names, constant=False)
+    look = extractor(model, names)
     variables = network.variables
     optimizer.build(variables)
 

@@ -258,7 +258,7 @@ def test_without_their_halo_tiles_would_be_wrong(monkeypatch):
 def test_what_tiles_own_put_together_is_the_layer(kind, shape):
     model, names = network(kind), ["first", "third", "fourth"]
     x = tf.constant(noise(shape, 2)[None])
-    features = evaluation.extractor(model, names, constant=False)
+    features = evaluation.extractor(model, names)
     expected, tiling = features(x), tiles.cut(model, names, shape, TILE)
     put = {name: np.full(feature.shape[1:], np.nan) for name, feature in expected.items()}
     for i in range(tiling.tiles):

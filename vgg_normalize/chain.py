@@ -252,16 +252,13 @@ def copy(model: keras.Model, without: Sequence[keras.Layer] = ()) -> keras.Model
     return copied
 
 
-def features(model: keras.Model, names: Sequence[str] | None = None) -> keras.Model:
-    """The activations of some layers, computed no deeper than the deepest of them.
+def activations(model: keras.Model, names: Sequence[str] | None = None) -> dict[str, keras.Layer]:
+    """The layers whose outputs are the activations of some layers, by the names of these.
 
     Args:
-        model: A chain; its weights are shared, not copied.
+        model: A chain.
         names: Layer names.  A convolution stands for its activation after ReLU, also where the
             ReLU is a layer of its own.  Default: every layer that is followed by a ReLU.
-
-    Returns:
-        A keras.Model from image [B, H, W, 3] to {name: activation [B, h, w, C]}.
 
     Raises:
         NetworkError: The model has no such layer; the message lists those that it has.
@@ -278,10 +275,33 @@ def features(model: keras.Model, names: Sequence[str] | None = None) -> keras.Mo
             f"Expected names of layers. Received: {', '.join(unknown) or 'none'}. "
             f"This network has: {', '.join(outputs)}."
         )
+    return {name: outputs[name] for name in names}
+
+
+def as_far_as(model: keras.Model, wanted: Iterable[keras.Layer]) -> list[keras.Layer]:
+    """The layers of a chain as far as the deepest of those wanted, in order."""
+    chain = layers(model)
+    return chain[: 1 + max(chain.index(layer) for layer in wanted)]
+
+
+def features(model: keras.Model, names: Sequence[str] | None = None) -> keras.Model:
+    """The activations of some layers, computed no deeper than the deepest of them.
+
+    Args:
+        model: A chain; its weights are shared, not copied.
+        names: See `activations`.
+
+    Returns:
+        A keras.Model from image [B, H, W, 3] to {name: activation [B, h, w, C]}.
+
+    Raises:
+        NetworkError: The model has no such layer; the message lists those that it has.
+    """
+    wanted = activations(model, names)
     computed = tensors(model)
     return keras.Model(
         model.inputs[0],
-        {name: computed[outputs[name].name] for name in names},
+        {name: computed[layer.name] for name, layer in wanted.items()},
         name=f"{model.name}_features",
     )
 
