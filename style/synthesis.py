@@ -169,6 +169,7 @@ def optimizer(
         learn: Whether the preconditioner learns.
         learning_rate: Of Adam.
     """
+    evaluate = tf.function(evaluate)  # traced once, for the beginning and for the steps
     if name == "adam":
         return optimizers.adam(evaluate, learning_rate=learning_rate)
     if name != "lbfgs":
