@@ -88,7 +88,11 @@ class Checkpoints:
         Raises:
             OutputError: Its pairs are not there.
         """
-        like = tf.function(method.init).get_concrete_function(start).structured_outputs
+        like = (
+            tf.function(method.init, autograph=False)
+            .get_concrete_function(start)
+            .structured_outputs
+        )
         flat = [
             tf.constant(arrays[f"state{i}"], old.dtype)
             for i, old in enumerate(tf.nest.flatten(like))

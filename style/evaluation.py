@@ -85,14 +85,14 @@ def total_sums(
 
 def _once(function: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
     """The function of x, computed as a graph without TensorFlow's warnings of many tracings."""
-    return tf.function(function).get_concrete_function(x)(x)
+    return tf.function(function, autograph=False).get_concrete_function(x)(x)
 
 
 def _over_tiles(of_tile: Callable[..., Any], tiling: Tiling, *pictures: tf.Tensor) -> Any:
     """The sum of a function (pictures, i) over all tiles."""
     if tiling.tiles == 1:
         return of_tile(*pictures, tf.constant(0))
-    traced = tf.function(of_tile).get_concrete_function(*pictures, tf.constant(0))
+    traced = tf.function(of_tile, autograph=False).get_concrete_function(*pictures, tf.constant(0))
     zeros = tf.nest.map_structure(
         lambda spec: tf.zeros(spec.shape, spec.dtype), traced.structured_outputs
     )
@@ -203,7 +203,8 @@ def _tiled(
             found = _by_kind(curved, totals)
             value = tf.add_n(list(found.values())) if found else tf.constant(0.0, tf.float64)
         slopes = tape.gradient(value, tf.nest.flatten(totals), unconnected_gradients="zero")
-        traced = tf.function(gradient_of).get_concrete_function(image, slopes, tf.constant(0))
+        traced = tf.function(gradient_of, autograph=False)
+        traced = traced.get_concrete_function(image, slopes, tf.constant(0))
 
         def add(i: tf.Tensor, gradient: tf.Tensor, kinds: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
             piece, more = traced(image, slopes, i)

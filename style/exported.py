@@ -107,7 +107,7 @@ def _signatures(
 
     def function(body: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
         specs = [tf.TensorSpec(i.shape, i.dtype, name=name) for name, i in inputs.items()]
-        return tf.function(body, input_signature=specs)
+        return tf.function(body, input_signature=specs, autograph=False)
 
     found = {"transform": function(transformed, content=_IMAGE, code=codes)}
     if network.code is None:

@@ -28,7 +28,7 @@ from style.optimizers import Preconditioner
 # Bands of frequency, spaced evenly in log f.
 BANDS = 24
 # Share of the past that is kept at each new pair.
-DECAY = 0.9
+DECAY = 0.8
 # Pairs after which what was learnt is used.
 WARM_UP = 3
 # Added to the covariances, relative to their traces: a colour that never moved stays solvable.
@@ -117,7 +117,9 @@ def preconditioner(
     def update(known: Spectrum, s: tf.Tensor, y: tf.Tensor) -> tuple[Spectrum, tf.Tensor]:
         change = covariances(y)
         learnt = learn_from(known, s, y, change) if learn else known
-        return learnt, tf.reduce_sum(learnt.gains * change)
+        gamma = tf.reduce_sum(s * y) / tf.reduce_sum(learnt.gains * change)
+        # What was learnt has a scale already: the geometric mean of 1 and of Nocedal and Wright's.
+        return learnt, tf.where(learnt.pairs > WARM_UP, tf.sqrt(gamma), gamma)
 
     def learn_from(known: Spectrum, s: tf.Tensor, y: tf.Tensor, change: tf.Tensor) -> Spectrum:
         # Divided by s.y every pair counts the same, however long its step was.

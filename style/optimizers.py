@@ -36,7 +36,8 @@ class Preconditioner(NamedTuple):
 
     Attributes:
         init: x -> what is known at first.
-        update: (known, s, y) -> (known, y.P y), after a pair; P is what it is then.
+        update: (known, s, y) -> (known, gamma), after a pair of positive curvature: P is what it is
+            then, and gamma the factor by which it is to be taken.
         apply: (known, gradient) -> P gradient; symmetric and positive definite.
     """
 
@@ -46,9 +47,11 @@ class Preconditioner(NamedTuple):
 
 
 def identity() -> Preconditioner:
-    """P = 1."""
+    """P = 1, and gamma = s.y / y.y (Nocedal and Wright, equation 7.20)."""
     return Preconditioner(
-        lambda x: (), lambda known, s, y: (known, dot(y, y)), lambda known, gradient: gradient
+        lambda x: (),
+        lambda known, s, y: (known, dot(s, y) / dot(y, y)),
+        lambda known, gradient: gradient,
     )
 
 
@@ -96,9 +99,8 @@ def lbfgs(
 ) -> Optimizer:
     """L-BFGS: the two-loop recursion on an initial inverse Hessian gamma P.
 
-    gamma = s.y / y.P y of the last pair (Nocedal and Wright, equation 7.20, with P in place of the
-    identity).  A step is tried at length 1, and evaluated again only where the Wolfe conditions
-    fail: close to one evaluation a step.
+    The preconditioner says both after each pair.  A step is tried at length 1, and evaluated again
+    only where the Wolfe conditions fail: close to one evaluation a step.
 
     Args:
         objective: x -> (value, gradient, terms).
@@ -150,10 +152,10 @@ def lbfgs(
 
         # A pair that does not count takes a place all the same, with rho 0: a branch in the graph
         # would cost more than the place.
-        learnt, changed = preconditioner.update(state.known, s, y)
+        learnt, factor = preconditioner.update(state.known, s, y)
         known = tf.nest.map_structure(partial(tf.where, keep), learnt, state.known)
         rho = tf.concat([state.rho[1:], [tf.where(keep, 1 / curvature, 0)]], 0)
-        gamma = tf.where(keep, curvature / changed, state.gamma)
+        gamma = tf.where(keep, factor, state.gamma)
         # A search that failed along a direction from memory may succeed along the gradient.
         fresh = tf.logical_not(found.moved) & (tf.reduce_max(tf.abs(state.rho)) > 0)
         return State(

@@ -56,16 +56,15 @@ def in_memory(count: int) -> Pairs:
 
     def first_loop(kept: Kept, rho: tf.Tensor, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         alphas = []
-        for i in reversed(range(count)):
-            alpha = rho[i] * tf.reduce_sum(kept.s[i] * q)
+        for s, y, share in zip(*map(reversed, (kept.s, kept.y, tf.unstack(rho))), strict=True):
+            alpha = share * tf.reduce_sum(s * q)
             alphas.append(alpha)
-            q = q - alpha * kept.y[i]
+            q = q - alpha * y
         return q, tf.stack(alphas[::-1])
 
     def second_loop(kept: Kept, rho: tf.Tensor, alpha: tf.Tensor, q: tf.Tensor) -> tf.Tensor:
-        for i in range(count):
-            beta = rho[i] * tf.reduce_sum(kept.y[i] * q)
-            q = q + (alpha[i] - beta) * kept.s[i]
+        for s, y, share, a in zip(*kept, tf.unstack(rho), tf.unstack(alpha), strict=True):
+            q = q + (a - share * tf.reduce_sum(y * q)) * s
         return q
 
     return Pairs(init, add, first_loop, second_loop)

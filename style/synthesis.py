@@ -169,7 +169,9 @@ def optimizer(
         learn: Whether the preconditioner learns.
         learning_rate: Of Adam.
     """
-    evaluate = tf.function(evaluate)  # traced once, for the beginning and for the steps
+    # Traced once, for the beginning and for the steps; nothing here needs AutoGraph, whose
+    # conversion would take longer than the tracing.
+    evaluate = tf.function(evaluate, autograph=False)
     if name == "adam":
         return optimizers.adam(evaluate, learning_rate=learning_rate)
     if name != "lbfgs":
@@ -191,7 +193,7 @@ def minimize(
         evaluations: How many evaluations of the objective in all.
         state: Where to go on instead of at `x`.
     """
-    step = tf.function(method.step)
+    step = tf.function(method.step, autograph=False)
     if state is None:
         state = method.init(x)
     yield state

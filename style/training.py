@@ -171,6 +171,7 @@ def style_targets(
     function = tf.function(
         lambda x: _targets(loss, look(x), weights.style_layers),
         input_signature=[tf.TensorSpec([1, None, None, 3])],
+        autograph=False,
     )
     each = [function(tf.constant(picture[None], tf.float32)) for picture in pictures]
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *each)
@@ -264,7 +265,7 @@ def step_function(
     variables = network.variables
     optimizer.build(variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(content: tf.Tensor, style: tf.Tensor) -> dict[str, tf.Tensor]:
         if targets is not None:
             goals = tf.nest.map_structure(lambda stacked: tf.gather(stacked, style), targets)

@@ -82,13 +82,15 @@ def test_the_product_is_that_of_numpy(size, learnt, dtype):
 
 @each_size
 @pytest.mark.parametrize("learn", [False, True])
-def test_an_update_says_what_the_new_matrix_makes_of_the_gradient_s_change(size, learn):
+def test_an_update_says_by_what_factor_the_new_matrix_fits_the_pair(size, learn):
     method = fourier.preconditioner(*size, exponent=0.4, learn=learn)
     known, start = (method.init(double(noise(size))),) * 2
     for seed in range(fourier.WARM_UP + 3):
         s, y = noise(size, 20 + seed), noise(size, 20 + seed) * [3, 1, 2] + noise(size, 40) / 9
         known, found = method.update(known, double(s), double(y))
-        expected = np.sum(y * method.apply(known, double(y)))
+        expected = np.sum(s * y) / np.sum(y * method.apply(known, double(y)))
+        if learn and seed >= fourier.WARM_UP:
+            expected = np.sqrt(expected)
         assert float(found) == pytest.approx(expected, rel=1e-10)
     assert np.array_equal(known.gains, start.gains) != learn
 

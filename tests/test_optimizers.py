@@ -77,7 +77,7 @@ def constant(apply):
     """A preconditioner that does not learn."""
     return optimizers.Preconditioner(
         lambda x: (),
-        lambda known, s, y: (known, optimizers.dot(y, apply(y))),
+        lambda known, s, y: (known, optimizers.dot(s, y) / optimizers.dot(y, apply(y))),
         lambda _, g: apply(g),
     )
 
