@@ -8,6 +8,7 @@ makes it 36 matrix products.  A, B and G evaluate and interpolate polynomials at
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -76,38 +77,66 @@ def winograd(kernel: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
 
     @tf.custom_gradient
     def convolve(image: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return _convolve(upstream, factors, turned=True)
+        # Where the shape is known, outside the graph, which only refers to the places.
+        known = image.shape.is_fully_defined()
+        with tf.init_scope() if known else contextlib.nullcontext():
+            windows, pixels = _places(*_sides(image))
 
-        return _convolve(image, factors), gradient
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return _convolve(upstream, factors, windows, pixels, turned=True)
+
+        return _convolve(image, factors, windows, pixels), gradient
 
     return convolve
 
 
-def _convolve(image: tf.Tensor, factors: tf.Tensor, turned: bool = False) -> tf.Tensor:
+def _sides(image: tf.Tensor) -> list[Any]:
+    """Batch, height and width, as numbers where all are known."""
+    if image.shape.is_fully_defined():
+        return list(image.shape[:3])
+    return tf.unstack(tf.shape(image)[:3])
+
+
+def _places(batch: Any, height: Any, width: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where windows' pixels stand in the padded images, and images' pixels in the outputs.
+
+    Windows are ordered as [6, 6, B, rows, columns], their outputs as [4, 4, B, rows, columns].
+    """
+    rows, columns = -(-height // OUTPUTS), -(-width // OUTPUTS)
+    high, wide = OUTPUTS * rows + 2, OUTPUTS * columns + 2
+    i, j, b, row, column = _grid(WINDOW, WINDOW, batch, rows, columns)
+    windows = (b * high + OUTPUTS * row + i) * wide + OUTPUTS * column + j
+    b, y, x = _grid(batch, height, width)
+    inside = (y % OUTPUTS) * OUTPUTS + x % OUTPUTS
+    pixels = ((inside * batch + b) * rows + y // OUTPUTS) * columns + x // OUTPUTS
+    return tf.reshape(windows, [-1]), pixels
+
+
+def _grid(*counts: Any) -> list[tf.Tensor]:
+    """Numbers from 0 along each axis, to be broadcast against each other."""
+    axes = np.eye(len(counts), dtype=int)
+    return [tf.reshape(tf.range(n), 1 - 2 * axis) for n, axis in zip(counts, axes, strict=True)]
+
+
+def _convolve(
+    image: tf.Tensor,
+    factors: tf.Tensor,
+    windows: tf.Tensor,
+    pixels: tf.Tensor,
+    *,
+    turned: bool = False,
+) -> tf.Tensor:
     """The convolution, or that with the turned kernel from filters to channels."""
     order = TURNED if turned else slice(None)
     inward = tf.constant(INPUT[order], image.dtype)
     outward = tf.constant(OUTPUT[:, order], image.dtype)
-    points = WINDOW * WINDOW
-    shape = [*image.shape[:3], factors.shape[1 if turned else 2]]
-    batch, height, width, channels = tf.unstack(tf.shape(image))
-    rows, columns = -(-height // OUTPUTS), -(-width // OUTPUTS)
-    high, wide = OUTPUTS * rows + 2, OUTPUTS * columns + 2
-    padded = tf.pad(image, [[0, 0], [1, high - height - 1], [1, wide - width - 1], [0, 0]])
-    # Pixel (i, j) of window (row, column), for all of them: [6, 6, B, rows, columns].
-    i, j, b, row, column = tf.meshgrid(
-        *(tf.range(count) for count in (WINDOW, WINDOW, batch, rows, columns)), indexing="ij"
-    )
-    pixels = (b * high + OUTPUTS * row + i) * wide + OUTPUTS * column + j
-    windows = tf.gather(tf.reshape(padded, [-1, channels]), tf.reshape(pixels, [-1]))
-    values = tf.matmul(inward, tf.reshape(windows, [points, -1]))
-    values = tf.reshape(values, [points, -1, image.shape[3]])
+    channels, filters = image.shape[3], factors.shape[1 if turned else 2]
+    _, height, width = _sides(image)
+    after = [1 + -side % OUTPUTS for side in (height, width)]
+    padded = tf.pad(image, [[0, 0], [1, after[0]], [1, after[1]], [0, 0]])
+    inputs = tf.gather(tf.reshape(padded, [-1, channels]), windows)
+    values = tf.matmul(inward, tf.reshape(inputs, [WINDOW * WINDOW, -1]))
+    values = tf.reshape(values, [WINDOW * WINDOW, -1, channels])
     products = tf.matmul(values, factors, transpose_b=turned)
-    found = tf.matmul(outward, tf.reshape(products, [points, -1]))
-    # Where pixel (y, x) stands in [4, 4, B, rows, columns].
-    b, y, x = tf.meshgrid(*(tf.range(count) for count in (batch, height, width)), indexing="ij")
-    inside = (y % OUTPUTS) * OUTPUTS + x % OUTPUTS
-    places = ((inside * batch + b) * rows + y // OUTPUTS) * columns + x // OUTPUTS
-    pixels = tf.gather(tf.reshape(found, [-1, shape[3]]), tf.reshape(places, [-1]))
-    return tf.ensure_shape(tf.reshape(pixels, [batch, height, width, shape[3]]), shape)
+    outputs = tf.matmul(outward, tf.reshape(products, [WINDOW * WINDOW, -1]))
+    return tf.gather(tf.reshape(outputs, [-1, filters]), pixels)

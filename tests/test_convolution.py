@@ -179,7 +179,11 @@ def test_extractors_share_kernels(network):
     ]
     first, second = (graph.get_concrete_function(image) for graph in graphs)
     large = [
-        [tensor for tensor in graph.captured_inputs if tensor.shape.rank == 3]
+        [
+            tensor
+            for tensor in graph.captured_inputs
+            if tensor.shape.rank == 3 and tensor.dtype == tf.float32
+        ]
         for graph in (first, second)
     ]
     assert len(large[0]) == len(large[1]) == 1
