@@ -13,16 +13,16 @@ from style import tiles
 from vgg_normalize import chain
 from vgg_normalize.errors import DevicesError
 
-# What is held at the peak of an evaluation besides the picture's own features, in their size: what
-# the backward pass needs, oneDNN's reordered copies, and what the allocator keeps.
-FEATURES = 2.1
-# Copies of the weights in graphs while these are optimised.
-WEIGHTS = 12
+# What an evaluation works on besides the features that it keeps for the backward pass, in sizes of
+# the largest layer: gradients, windows of convolutions, oneDNN's copies, what the allocator keeps.
+WORKING = 6
+# Sizes of the weights that the kernels take which `convolution.winograd` makes ready.
+WEIGHTS = 4
 # Pictures besides the pairs: where the run is, where it tries, directions, gradients, spectra, and
 # the content; of Adam moments instead.
 PICTURES = {"lbfgs": 24, "adam": 14}
 # Graphs and their executors.
-GRAPHS = 0.35 * 2**30
+GRAPHS = 0.2 * 2**30
 # Tiles that are proposed, the best first.
 TILES = (1024, 512, 256, 128)
 
@@ -50,24 +50,23 @@ def estimate(
     weights = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
     copies = PICTURES[optimizer] + (2 * pairs if optimizer == "lbfgs" else 0)
     picture = 12 * shapes[0][0] * shapes[0][1]
-    # A tile as large as the picture is none.
-    graphs = GRAPHS + (0 if 0 < tile < max(shapes[0]) else WEIGHTS * weights)
-    return int(FEATURES * largest + copies * picture + graphs)
+    return int(largest + copies * picture + WEIGHTS * weights + GRAPHS)
 
 
 def _features(model: keras.Model, names: Sequence[str], shape: tuple[int, int], tile: int) -> int:
-    """Bytes of all activations of the largest window, as far as the deepest layer."""
+    """Bytes for the largest window: all activations as far as the deepest layer, and the work."""
     windows = tiles.cut(model, names, shape, tile).windows
     height, width = (int(side) for side in windows[:, 2:].max(0))
     tensor: Any = keras.KerasTensor((1, height, width, 3))
-    total = 0
+    sizes = []
     wanted = sorted(set(names) - {tiles.IMAGE})
     if not wanted:
         return 0
     for layer in chain.as_far_as(model, chain.activations(model, wanted).values()):
         tensor = layer.compute_output_spec(tensor)
-        total += 4 * int(np.prod(tensor.shape))
-    return total
+        sizes.append(4 * int(np.prod(tensor.shape)))
+    # By tiles the content's features are computed again each time.
+    return (1 if len(windows) == 1 else 2) * sum(sizes) + WORKING * max(sizes)
 
 
 def available() -> int | None:

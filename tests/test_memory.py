@@ -15,7 +15,7 @@ from style import memory
 from style.image import shape_for
 
 # Of the estimate: the least and the most that a process may take.
-LEAST, MOST = 0.3, 1.15
+LEAST, MOST = 0.45, 1.1
 # What a run takes at its peak beyond what it had before, and the estimate.
 MEASURE = """
 import os, sys
@@ -57,11 +57,10 @@ SHALLOW = ("--content_layers=block1_conv1", "--style_layers=block1_conv1")
     ("side", "tile", "optimizer", "pairs"), [(384, 0, "lbfgs", 5), (384, 128, "adam", 0)]
 )
 def test_a_process_takes_about_what_was_estimated(side, tile, optimizer, pairs):
-    """Bounds of 0.3 and 1.15 of the estimate.
+    """Bounds of 0.45 and 1.1 of the estimate.
 
-    On 2 CPUs the whole picture took 0.62 to 0.68 of it for 512 pixels, with 5 and 40 pairs and
-    with Adam, and 0.64 for 384; tiles of 128 took 0.35 to 0.45, where what graphs may take
-    (`memory.GRAPHS`) is most of the estimate.
+    On 2 CPUs it took 0.59 to 0.89 of it at 256 to 1024 pixels, to block3_conv1 and to block5_conv1,
+    and with tiles 0.59 to 1.01.
     """
     found = python(MEASURE, side, tile, optimizer, pairs)
     assert found.returncode == 0, found.stderr
