@@ -193,10 +193,10 @@ def minimize(
         evaluations: How many evaluations of the objective in all.
         state: Where to go on instead of at `x`.
     """
-    step = tf.function(method.step, autograph=False)
     if state is None:
         state = method.init(x)
     yield state
+    step = tf.function(method.step, autograph=False).get_concrete_function(state)
     while int(state.evaluations) < evaluations and not bool(state.stalled):
         before = int(state.steps)
         state = step(state)

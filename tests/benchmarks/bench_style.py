@@ -1,19 +1,20 @@
 """How fast `style` is: python tests/benchmarks/bench_style.py --torch_python=PATH ...
 
-Everything runs alternately in one run, with the same weights, objective, start and size, against
-PyTorch (`torch.optim.LBFGS`, history 100, no line search, as neural-style-pt; Adam 0.02 as
-crowsonkb/style-transfer-pytorch):
+Everything runs alternately in one run, a stretch of one side and then of the other, with the same
+weights, objective, start and size, against PyTorch (`torch.optim.LBFGS`, history 100, no line search,
+as neural-style-pt; Adam 0.02 as crowsonkb/style-transfer-pytorch):
 
 * --what=evaluation: one evaluation of the objective and its gradient, with the weights given, and
   with a random VGG19 to block5_conv1;
 * --what=descent: the time and evaluations to the loss that PyTorch has after 200 evaluations;
 * --what=adam: the same for Adam.
 
-Prints the value reached, evaluations, seconds, ratio, and the peak memory of both processes.
+Prints the value reached, evaluations, seconds, ratio, and the peak memory of both processes.  The
+targets are there when the clocks start; tracing counts.
 
-What was tried, in evaluations to PyTorch's loss after 200, at 256 pixels with the first five layers
-of the published network and style weight 100, on a photograph of a bridge with a cubist painting and
-with a photograph of pebbles:
+What was tried for fewer evaluations.  To PyTorch's loss after 200, at 256 pixels with the first five
+layers of the published network and style weight 100, on a photograph of a bridge with a cubist
+painting and with a photograph of pebbles:
 
     no preconditioner, memory 20                            216   233
     fixed 1 / f^2a, memory 20: a = 0.25, 0.4, 0.5           144, 129, 129   over 250 each
@@ -21,23 +22,42 @@ with a photograph of pebbles:
     a gain learnt for each band of frequencies, memory 50   108   186
     C x C gains learnt for each band, memory 20; 50          91,  87   187, 163
 
-At style weight 10 on the same two pairs a gain from s.y / y.y of each band took 157 evaluations and
-did not get there on the second; the geometric mean 129 and 207; a fixed a = 0.25 162 and 217.  Beyond
-30 pairs the recursion costs what the evaluations save.  A larger threshold for malloc's mmap: 0 to 8 %
-of an evaluation, not worth a setting.  Backward convolutions as forward ones of the turned kernel,
-whose reordering oneDNN keeps: 3 to 5 %, not worth a convolution of our own.  XLA for the two loops:
-twice their time.
+On the pairs of the README, cat with strokes and astronaut with leaves, with these gains:
 
-What helped an evaluation: weights as constants of the graph (a quarter of VGG19 to block5_conv1 at
-256 pixels, nothing of the prefix; the process's peak rose from 0.92 to 1.84 GiB), and one product instead of two in the Gram matrix's derivative (a
-tenth).
+    gamma of the last pair (equation 7.20)                   58   144
+    the same, 0.8 of the past kept at each pair, not 0.9     58   136
+    and gamma the geometric mean of that and 1: as it is     53   127
+    gamma 1; 0.7; 0.5                               54, 53, 53   148, 129, 127
+    gamma smoothed over pairs; 1.2 times as large        52, 53   123, 122
+    memory 12; 20; 40                               57, 54, 52   153, 134, 121
+
+In all of these a smaller memory saved as much time in the recursion as it cost in evaluations, and a
+larger one the reverse.  What did not help, in evaluations where 58 and 144 or 136 stood: 48 bands
+instead of 24 (60, 141), 12 (59, 139), bands by direction too (58, 136), a scale for each region of
+the picture as well, learnt in the same way (57 to 59, 140 to 148), other exponents at first (59 to 63,
+135 to 137), a start at half the size whose change is then added (49 to 53 and 153 to 176, with no gain
+in time on either).
+
+What helped an evaluation on CPUs: Winograd's convolution from 64 x 128 channels on (of a deep network
+0.84 of PyTorch's time became 0.58 at 256 pixels, 0.75 became 0.46 at 512; of the prefix 0.75 became
+0.67, 0.62 became 0.51), and one product instead of two in the Gram matrix's derivative (a tenth).  With
+64 x 64 channels or fewer its transforms cost what the products save.  What did not help: Winograd's
+F(2 x 2), its transforms by rows and then by columns, or by strips in a loop; a Gram matrix as a sum of
+blocks, which halves its product alone, but not beside the convolutions; weights as constants of the
+graph, once convolutions were Winograd's (and 0.9 GiB more at the peak); a larger threshold for malloc's
+mmap (0 to 8 %); backward convolutions as forward ones of the turned kernel, whose reordering oneDNN
+keeps (3 to 5 %).
+
+What helped a step: no AutoGraph (1.1 s at the beginning) and indices of Winograd's windows outside
+the graph (0.6 s).  What did not: XLA for the two loops (twice their time), their products as matrix
+products (the same or three times the time), the loops as two passes with a triangular solution
+between (a tenth of a tenth).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -45,6 +65,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import peak
 import tensorflow as tf
 from pytorch import Worker
 
@@ -53,6 +74,10 @@ from style import evaluation as evaluation_module
 from style import image, synthesis
 from vgg_normalize import export
 
+# Evaluations of PyTorch's descent, and at a stretch of each side.
+EVALUATIONS, STRETCH = 200, 20
+# Seconds before ours is timed: the threads of PyTorch's last evaluation still spin.
+REST = 0.5
 ALL_STYLE = [f"block{block}_conv1" for block in range(1, 6)]
 
 
@@ -60,6 +85,7 @@ class Problem:
     """One pair of pictures at one size with one network, for both frameworks."""
 
     def __init__(self, weights, content, style, size, style_weight, worker, folder):
+        peak.reset()
         arrays = np.load(weights)
         names = [key.split("/")[0] for key in arrays.files if key.endswith("/kernel")]
         self.style_layers = [name for name in ALL_STYLE if name in names]
@@ -100,17 +126,13 @@ class Problem:
         return synthesis.as_batch(self.content)
 
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def evaluation(problem, rounds, label):
-    evaluate = tf.function(problem.evaluate())
+    evaluate = tf.function(problem.evaluate(), autograph=False)
     x = problem.start()
     value, gradient, _ = evaluate(x)
     ours, theirs = [], []
     for _ in range(rounds):
-        time.sleep(0.5)  # the threads of PyTorch's last evaluation still spin
+        time.sleep(REST)
         began = time.perf_counter()
         found = evaluate(x)
         found[1].numpy()
@@ -121,36 +143,54 @@ def evaluation(problem, rounds, label):
     print(
         f"evaluation {label}: {np.median(ours):.3f} s, PyTorch {np.median(theirs):.3f} s, ratio "
         f"{ratio:.3f}; value {float(value):.6g} and {answer['loss']:.6g}, |gradient| "
-        f"{float(tf.norm(gradient)):.6g} and {answer['gradient']:.6g}; peak "
-        f"{peak() / 2**30:.2f} and {answer['peak_bytes'] / 2**30:.2f} GiB",
+        f"{float(tf.norm(gradient)):.6g} and {answer['gradient']:.6g}; peak {peak.gib():.2f} and "
+        f"{answer['peak']:.2f} GiB",
         flush=True,
     )
 
 
-def descent(problem, label, options, evaluations=200):
-    shape = problem.content.shape[:2]
-    answer = problem.worker.ask("optimize", evaluations=evaluations, optimizer=options.optimizer)
-    seconds, goal = answer["history"][evaluations - 1]
-    for smoothing in options.smoothing:
-        for memory in options.memory:
-            began = time.perf_counter()
-            method = synthesis.optimizer(
-                options.optimizer, problem.evaluate(), shape, memory=memory, smoothing=smoothing
-            )
-            reached = None
-            for state in synthesis.minimize(method, problem.start(), options.most):
-                if float(state.value) <= goal:
-                    reached = time.perf_counter() - began
-                    break
-            mine = reached or time.perf_counter() - began
-            print(
-                f"{options.optimizer} {label} smoothing {smoothing} memory {memory}: "
-                f"{'reached' if reached else 'NOT reached'} {float(state.value):.6g} (PyTorch "
-                f"{goal:.6g} after {evaluations} evaluations, {seconds:.1f} s) after "
-                f"{int(state.evaluations)} evaluations, {mine:.1f} s, ratio {mine / seconds:.3f}; "
-                f"peak {peak() / 2**30:.2f} and {answer['peak_bytes'] / 2**30:.2f} GiB",
-                flush=True,
-            )
+def steps(problem, evaluate, options):
+    """Evaluations and value after each step; the first takes the tracing of all graphs too."""
+    method = synthesis.optimizer(
+        options.optimizer,
+        evaluate,
+        problem.content.shape[:2],
+        memory=options.memory,
+        smoothing=options.smoothing,
+    )
+    for state in synthesis.minimize(method, problem.start(), options.most):
+        yield int(state.evaluations), float(state.value)
+
+
+def descent(problem, label, options):
+    """Both in turn for `STRETCH` evaluations, until PyTorch has done its own and we reach its loss."""
+    evaluate = problem.evaluate()
+    theirs = problem.worker.ask(
+        "optimize", evaluations=EVALUATIONS, optimizer=options.optimizer, stretch=STRETCH
+    )
+    ours, run, seconds = [], steps(problem, evaluate, options), 0.0
+    for stretch in range(1, options.most // STRETCH + 1):
+        time.sleep(REST)
+        began = time.perf_counter()
+        for evaluations, value in run:
+            ours.append((seconds + time.perf_counter() - began, evaluations, value))
+            if evaluations >= stretch * STRETCH:
+                break
+        seconds += time.perf_counter() - began
+        if len(theirs["history"]) < EVALUATIONS:
+            theirs = problem.worker.ask("go on")
+        elif min(value for *_, value in ours) <= theirs["history"][-1][1]:
+            break
+    spent, goal = theirs["history"][-1]
+    reached = [step for step in ours if step[2] <= goal]
+    mine, evaluations, value = reached[0] if reached else ours[-1]
+    print(
+        f"{options.optimizer} {label}: {'reached' if reached else 'NOT reached'} {value:.6g} "
+        f"(PyTorch {goal:.6g} after {EVALUATIONS} evaluations, {spent:.1f} s) after {evaluations} "
+        f"evaluations, {mine:.1f} s, ratio {mine / spent:.3f}; peak {peak.gib():.2f} and "
+        f"{theirs['peak']:.2f} GiB",
+        flush=True,
+    )
 
 
 def main():
@@ -161,9 +201,9 @@ def main():
     parser.add_argument("--what", nargs="+", default=["evaluation", "descent"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--style_weight", type=float, default=100.0)
-    parser.add_argument("--smoothing", nargs="+", type=float, default=[0.25])
-    parser.add_argument("--memory", nargs="+", type=int, default=[30])
-    parser.add_argument("--most", type=int, default=250, help="evaluations at the most")
+    parser.add_argument("--smoothing", type=float, default=0.25)
+    parser.add_argument("--memory", type=int, default=30)
+    parser.add_argument("--most", type=int, default=260, help="evaluations at the most")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     worker = Worker(options.torch_python)

@@ -5,11 +5,11 @@ be timed alternately in one run.  Everything here is the plain way to write it i
 """
 
 import json
-import resource
 import sys
 import time
 
 import numpy as np
+import peak
 import torch
 from torch_adain import Adain
 
@@ -80,7 +80,8 @@ class Style:
             times.append(time.perf_counter() - began)
         return {"seconds": times, "loss": loss.item(), "gradient": image.grad.norm().item()}
 
-    def optimize(self, evaluations, optimizer):
+    def optimize(self, evaluations, optimizer, stretch):
+        """Seconds and values of all evaluations; says so after each stretch, and waits for a line."""
         image = self.start.clone().requires_grad_(True)
         if optimizer == "lbfgs":
             method = torch.optim.LBFGS(
@@ -97,10 +98,16 @@ class Style:
         began, history = time.perf_counter(), []
 
         def closure():
+            nonlocal began
             method.zero_grad()
             loss = self.loss(image)
             loss.backward()
             history.append((time.perf_counter() - began, loss.item()))
+            if len(history) % stretch == 0 and len(history) < evaluations:
+                say({"history": history})
+                stopped = time.perf_counter()
+                sys.stdin.readline()
+                began += time.perf_counter() - stopped
             return loss
 
         if optimizer == "lbfgs":
@@ -130,6 +137,10 @@ def means(network, batch, repeats):
     return {"seconds": min(best), "contiguous": best[0], "channels_last": best[1]}
 
 
+def say(answer):
+    print(json.dumps({**answer, "peak": peak.gib()}), flush=True)
+
+
 def main():
     torch.manual_seed(0)
     style = network = adain = None
@@ -137,11 +148,15 @@ def main():
         command = json.loads(line)
         kind = command["command"]
         if kind == "style":
+            style = None
+            peak.reset()
             style, answer = Style(command), {"version": torch.__version__}
         elif kind == "evaluate":
             answer = style.evaluate(command["repeats"])
         elif kind == "optimize":
-            answer = style.optimize(command["evaluations"], command["optimizer"])
+            answer = style.optimize(
+                command["evaluations"], command["optimizer"], command["stretch"]
+            )
         elif kind == "network":
             network, answer = Network(command["weights"]), {"version": torch.__version__}
         elif kind == "means":
@@ -152,8 +167,7 @@ def main():
             answer = adain.timed_step(command["size"], command["batch"])
         elif kind == "adain_apply":
             answer = adain.timed_apply(command["size"])
-        answer["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(answer), flush=True)
+        say(answer)
 
 
 if __name__ == "__main__":
