@@ -19,13 +19,15 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["vgg_normalize*", "style*"]),
+    package_data={"vgg_normalize": ["resources/*"]},
     python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.18",
         "keras>=3.6",
         "numpy",
         "h5py",
-        "pillow",
+        "pillow>=10.1",
+        "safetensors",
         "simplejpeg",  # tells a damaged JPEG from a whole one
         "absl-py",
         "tensorflow-datasets",

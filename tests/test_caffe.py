@@ -55,7 +55,7 @@ def test_the_converted_file_is_read_as_weights(tmp_path, monkeypatch):
     )
     assert caffe.main() == 0
     shapes = {name: kernel.shape for name, (kernel, _) in drawn.items()}
-    read = weights.read(tmp_path / "net.npz", shapes)
+    read = weights.load(tmp_path / "net.npz", "vgg19", shapes).arrays
     np.testing.assert_array_equal(read["block1_conv2"][0], drawn["block1_conv2"][0])
     assert caffe.main() == 4, "nothing is overwritten"
 

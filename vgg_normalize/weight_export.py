@@ -1,0 +1,161 @@
+"""The files of weights that are written: for Keras, PyTorch, JAX and AdaIN, and reading them back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import safetensors.numpy
+
+from vgg_normalize import chain, vgg, weight_files, weight_layouts
+from vgg_normalize.errors import NetworkError
+from vgg_normalize.weight_layouts import CONVERSION
+
+FORMATS = ("saved_model", "h5", "npz", "safetensors", "adain")
+HDF5_OVERHEAD = 1 << 18
+
+
+def file_name(model: keras.Model, form: str) -> str:
+    """The name of an artefact within the output: saved_model, vgg19_normalized.weights.h5 ..."""
+    stem = f"{model.name}_normalized"
+    return {
+        "saved_model": "saved_model",
+        "h5": f"{stem}.weights.h5",
+        "npz": f"{stem}.npz",
+        "safetensors": f"{stem}.safetensors",
+        "adain": f"{stem}_adain.safetensors",
+    }[form]
+
+
+def require_formats(model: keras.Model, formats: Sequence[str]) -> None:
+    """See before the work that the network can be saved in these formats.
+
+    Raises:
+        NetworkError: It has not the form that a format is for.
+    """
+    names = [layer.name for layer in chain.layers(model)]
+    if CONVERSION in names and {"h5", "adain"} & set(formats):
+        raise NetworkError(
+            "Expected formats that can hold this network. Received: h5 or adain, and a network that "
+            "begins with a convolution of its own. Use --formats=saved_model,npz,safetensors."
+        )
+    preprocessing = getattr(chain.layers(model)[0], "preprocessing_mode", None)
+    convolutions = [name for name in names if "_conv" in name]
+    if "adain" in formats and (
+        convolutions != vgg.convolutions("vgg19") or "fc1" in names or preprocessing != "caffe"
+    ):
+        raise NetworkError(
+            "Expected the 16 convolutions of VGG19 with preprocessing caffe, which is what the "
+            f"format adain is. Received: {model.name} with {len(convolutions)} convolutions"
+            f"{', its classifier' * ('fc1' in names)}, preprocessing {preprocessing}. Leave adain "
+            "out of --formats."
+        )
+
+
+def _bare(model: keras.Model) -> keras.Model:
+    """The network as keras.applications has it: without the conversion of pixel values."""
+    conversions = [layer for layer in chain.layers(model) if chain.is_input_conversion(layer)]
+    return chain.copy(model, without=conversions)
+
+
+def named_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """`<layer>/kernel` and `<layer>/bias` of every layer, in order."""
+    return {
+        f"{layer.name}/{weight.name}": np.asarray(weight)
+        for layer in chain.layers(model)
+        for weight in layer.weights
+        if weight.name in ("kernel", "bias")
+    }
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 of all weights with their names and shapes."""
+    digest = hashlib.sha256()
+    for name, array in named_weights(model).items():
+        digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def write_h5(model: keras.Model, path: Path) -> None:
+    """For `keras.applications`: its layers, without the conversion of pixel values."""
+    # On a full disk h5py takes the interpreter down, so the room is asked for first.
+    needed = sum(array.nbytes for array in named_weights(model).values()) + HDF5_OVERHEAD
+    # Only POSIX systems have this; elsewhere the write itself says that the disk is full.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    _bare(model).save_weights(path)
+
+
+def write_npz(model: keras.Model, path: Path) -> None:
+    """`<layer>/kernel` [h, w, in, out] and `<layer>/bias`."""
+    with path.open("wb") as file:
+        np.savez(file, **named_weights(model))  # type: ignore[arg-type]
+
+
+def adain_tensors(model: keras.Model) -> dict[str, np.ndarray]:
+    """The weights as naoto0804/pytorch-AdaIN's `net.vgg` names them, kernels [out, in, h, w].
+
+    Its first layer is the conversion from RGB in [0, 1] to what VGG19 wants, as a convolution.
+    """
+    pairs = [weight_layouts.CAFFE_CONVERSION]
+    for name in vgg.convolutions("vgg19"):
+        kernel, bias = model.get_layer(name).get_weights()
+        pairs.append((kernel, bias))
+    numbers = [0, *weight_layouts.adain_numbers(vgg.DEPTHS["vgg19"])]
+    tensors = {}
+    for number, (kernel, bias) in zip(numbers, pairs, strict=True):
+        tensors[f"{number}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        tensors[f"{number}.bias"] = np.asarray(bias)
+    return tensors
+
+
+def write_safetensors(
+    tensors: Mapping[str, np.ndarray], path: Path, settings: Mapping[str, Any]
+) -> None:
+    """Tensors by name; the metadata say what they are of."""
+    metadata = {"format": "np"}
+    metadata |= {
+        k: str(settings[k]) for k in ("weights", "pooling", "preprocessing") if k in settings
+    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))  # save_file hides it from others
+
+
+def read_back(model: keras.Model, directory: Path, form: str) -> keras.Model:
+    """The network as one artefact holds it, for the proof that what was written is what was meant.
+
+    Args:
+        model: Of the same layers.
+        directory: Where `write` wrote.
+        form: One of `FORMATS` but "saved_model".
+    """
+    path = directory / file_name(model, form)
+    fresh = chain.copy(model)
+    for weight in fresh.weights:  # so that a weight that the file lacks cannot pass
+        weight.assign(np.zeros(weight.shape, weight.dtype))
+    if form == "h5":
+        bare = _bare(fresh)
+        bare.load_weights(path)
+        arrays = named_weights(bare)
+    else:
+        layers = weight_files.read(path).layers
+        if form == "adain":  # numbered; the first layer stands for the preprocessing
+            layers.pop(CONVERSION)
+            names = [layer.name for layer in chain.layers(fresh) if chain.is_weighted(layer)]
+            layers = dict(zip(names, layers.values(), strict=True))
+        arrays = {
+            f"{name}/{kind}": array
+            for name, pair in layers.items()
+            for kind, array in zip(("kernel", "bias"), pair, strict=True)
+            if array.size
+        }
+    for name, array in arrays.items():
+        layer, _, kind = name.rpartition("/")
+        getattr(fresh.get_layer(layer), kind).assign(array)
+    return fresh
