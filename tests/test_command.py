@@ -22,6 +22,10 @@ DEFAULTS = {
     "task": "normalize",
     "architecture": "vgg19",
     "weights": "imagenet",
+    "reference": None,
+    "tolerance": 0.02,
+    "means": None,
+    "allow_mismatch": False,
     "include_top": False,
     "last_layer": None,
     "pooling": "max",
@@ -44,10 +48,10 @@ DEFAULTS = {
     "checkpoint_every": 1000,
 }
 CHOICES = {
-    "task": ["normalize", "measure"],
+    "task": ["normalize", "measure", "compare"],
     "architecture": ["vgg16", "vgg19"],
     "pooling": ["max", "avg"],
-    "preprocessing": ["caffe", "unit", "none"],
+    "preprocessing": ["caffe", "torch", "unit", "none"],
     "resize": ["squash", "crop", "none"],
     "strategy": ["auto", "one", "mirrored", "multiworker", "tpu"],
 }
@@ -159,7 +163,11 @@ def test_the_check_passed_on_all_images_within_the_limits(said):
 def test_the_means_have_their_keys_types_and_positions(done):
     with np.load(done / "means.npz") as means:
         kinds = ("mean", "standard_error", "positions")
-        assert set(means.files) == {"images", *(f"{n}/{kind}" for n in LAYERS for kind in kinds)}
+        assert set(means.files) == {
+            "images",
+            "settings",
+            *(f"{n}/{kind}" for n in LAYERS for kind in kinds),
+        }
         assert means["images"] == 6
         for name in LAYERS:
             assert means[f"{name}/positions"] == 6 * 32 * 32

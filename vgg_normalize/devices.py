@@ -30,6 +30,15 @@ def split_cpu(count: int) -> None:
         ) from error
 
 
+def describe() -> str:
+    """What TensorFlow computes on, in words; starts no device."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus]
+    what = ", ".join(f"GPU {name}".strip() for name in names)
+    cores = os.cpu_count() or 1
+    return f"TensorFlow {tf.__version__} on " + (what or f"the CPU ({cores} cores, no GPU found)")
+
+
 def strategy(name: str) -> tf.distribute.Strategy | None:
     """The strategy of that name; None for one device.
 

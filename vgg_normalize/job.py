@@ -1,21 +1,20 @@
-"""The main job: images -> means -> surgery -> check -> files, or an audit of a given network."""
+"""The main job: images -> means -> surgery -> check -> files; or an audit of a given network, or the
+comparison of two."""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from typing import Any
 
 import keras
 import numpy as np
-import PIL
 import tensorflow as tf
 
 from vgg_normalize import (
-    __version__,
     chain,
     checkpoint,
+    compare_job,
     devices,
     export,
     images,
@@ -24,8 +23,11 @@ from vgg_normalize import (
     output,
     proof,
     report,
+    shipped,
     surgery,
     vgg,
+    weight_export,
+    weights,
 )
 from vgg_normalize.errors import OutputError, ProofError, UsageError
 from vgg_normalize.measure import State
@@ -40,6 +42,10 @@ def run(settings: Settings, stop: Stop) -> None:
         Error: What went wrong, with its exit code; nothing but a failed check's report is left.
         Interrupted: A signal came; the checkpoint is written.
     """
+    if settings.task == "compare":
+        with output.workplace(settings.output, overwrite=settings.overwrite, resume=False) as place:
+            compare_job.run(settings, place)
+        return
     _require_sound(settings)
     if settings.logical_cpus:
         devices.split_cpu(settings.logical_cpus)
@@ -88,20 +94,29 @@ class _Job:
     ) -> None:
         self.settings, self.stop, self.strategy, self.place = settings, stop, strategy, place
         self.source = images.open_source(
-            settings.images,
+            settings.images or "sample",
             max_images=settings.max_images,
             seed=settings.seed,
             shuffle=settings.target_error > 0,
         )
-        self.model = vgg.build(
+        self.weights = weights.load(
+            settings.weights,
             settings.architecture,
-            weights=settings.weights,
+            vgg.weight_shapes(settings.architecture, settings.include_top, settings.last_layer),
+            seed=settings.seed,
+        )
+        self.model = vgg.with_weights(
+            self.weights,
+            settings.architecture,
             pooling=settings.pooling,
             include_top=settings.include_top,
             last_layer=settings.last_layer,
             preprocessing=settings.preprocessing,
-            seed=settings.seed,
         )
+        say(f"weights: {self.weights.description}")
+        if self.weights.note and settings.preprocessing == "caffe":
+            say(self.weights.note)
+        export.require_formats(self.model, settings.formats)
         stages = chain.stages(self.model)
         self.channels = {
             stage.layer.name: stage.layer.get_weights()[0].shape[-1]
@@ -111,6 +126,12 @@ class _Job:
         self.reading = measure.Reading(
             settings.batch_size, settings.resize, settings.image_size, chain.least_side(self.model)
         )
+        if settings.resize != "none" and settings.image_size < self.reading.min_side:
+            raise UsageError(
+                f"Expected images of at least {self.reading.min_side} pixels for this network. "
+                f"Received: image_size={settings.image_size}. Raise --image_size, or cut the network "
+                "with --last_layer."
+            )
         self.resumed_from = 0
 
     def fingerprint(self) -> str:
@@ -120,7 +141,7 @@ class _Job:
         return checkpoint.fingerprint(
             {
                 **bound,
-                "weights": export.weights_digest(self.model),
+                "weights": weight_export.weights_digest(self.model),
                 "images": self.source.sha256,
                 "replicas": replicas,
                 "tensorflow": tf.__version__,
@@ -191,40 +212,22 @@ class _Job:
         return state
 
     def finish(self) -> None:
-        """Measure, and write what was asked for."""
+        """Measure, or take the given means, and write what was asked for."""
         if self.place is None:
             raise OutputError("Expected a place for the output. Received: none. Use --output.")
         began = time.monotonic()
-        state, rate = self.measure()
-        measured = means.finish(state.sums, self.channels)
-        skipped = [
-            images.reason(self.source, index, self.reading.min_side) for index in state.skipped
-        ]
-        for one in skipped:
-            say(f"skipped {one['path']!r}: {one['reason']}")
-        facts: dict[str, Any] = {
-            "architecture": self.settings.architecture,
-            "pooling": self.settings.pooling,
-            "task": self.settings.task,
-            "settings": {
-                **dataclasses.asdict(self.settings),
-                "formats": list(self.settings.formats),
-            },
-            "versions": versions(),
-            "resumed_from": self.resumed_from,
-            "images": {
-                "source": self.settings.images,
-                "used": measured.images,
-                "skipped": skipped,
-                "sha256": self.source.sha256,
-            },
-            "images_per_second": rate,
-        }
+        given = self._given_means() if self.settings.means else None
+        measured, facts = self._measured() if given is None else given
+        facts = {**self._facts(), **facts}
         with output.writing(self.place.new):
             folder = self.place.empty_new()
         check = None
         if self.settings.task == "normalize":
-            check = self._normalize(measured, folder, facts["settings"])
+            if given is not None:
+                say("normalising by given means; proving it")
+            check = self._normalize(measured, folder, facts)
+            if given is not None:
+                facts["images"]["used"] = check.images
         facts["seconds"] = time.monotonic() - began
         facts["peak_memory_bytes"] = report.peak_memory()
         passed = check is None or check.passed
@@ -247,11 +250,93 @@ class _Job:
             f". Nothing was saved but the report in {target}."
         )
 
-    def _normalize(
-        self, measured: means.Means, folder: Any, settings: dict[str, Any]
-    ) -> proof.Check:
+    def _facts(self) -> dict[str, Any]:
+        """What `report.json` says of any run."""
+        return {
+            "architecture": self.settings.architecture,
+            "pooling": self.settings.pooling,
+            "task": self.settings.task,
+            "settings": {
+                **dataclasses.asdict(self.settings),
+                "formats": list(self.settings.formats),
+            },
+            "weights": self.weights.facts(),
+            "versions": report.versions(),
+        }
+
+    def _conditions(self) -> dict[str, Any]:
+        """What means depend on besides the weights and the images."""
+        found = {name: getattr(self.settings, name) for name in shipped.CONDITIONS}
+        if self.settings.resize == "none":
+            del found["image_size"]
+        return found
+
+    def _measured(self) -> tuple[means.Means, dict[str, Any]]:
+        """The means of the images, and what the report says of them."""
+        state, rate = self.measure()
+        skipped = [
+            images.reason(self.source, index, self.reading.min_side) for index in state.skipped
+        ]
+        for one in skipped:
+            say(f"skipped {one['path']!r}: {one['reason']}")
+        measured = means.finish(state.sums, self.channels)
+        settings = {
+            "architecture": self.settings.architecture,
+            "weights": self.weights.description,
+            "biases": weights.bias_digests(self.model),
+            **self._conditions(),
+            "images": self.settings.images,
+            "images_sha256": self.source.sha256,
+        }
+        measured = dataclasses.replace(measured, settings=settings)
+        return measured, {
+            "means": {"source": "measured", "images": measured.images, "sha256": ""},
+            "resumed_from": self.resumed_from,
+            "images": self._images_facts(measured.images, skipped),
+            "images_per_second": rate,
+        }
+
+    def _given_means(self) -> tuple[means.Means, dict[str, Any]]:
+        """The means of --means, and what the report says of them.
+
+        Raises:
+            NetworkError: They are of another network.
+            UsageError: They were measured in another way, and that was not asked for.
+        """
+        source = self.settings.means or ""
+        found, digest = shipped.load_means(source, self.settings.architecture)
+        found = shipped.require_of_network(found, self.model, source)
+        apart = shipped.differences(found, self._conditions())
+        if apart and not self.settings.allow_mismatch:
+            raise UsageError(
+                f"Expected means measured as this run is set. Received: {source}, measured with "
+                f"{'; '.join(apart)}. Change the flags, measure anew without --means, or use "
+                "--allow_mismatch."
+            )
+        if not found.settings:
+            say(
+                f"{source} does not say how it was measured: its pooling and sizes are taken as given"
+            )
+        return found, {
+            "means": {"source": source, "images": found.images, "sha256": digest},
+            "mismatches": apart,
+            "resumed_from": 0,
+            "images": self._images_facts(0, []),
+            "images_per_second": None,
+        }
+
+    def _images_facts(self, used: int, skipped: list[dict[str, str]]) -> dict[str, Any]:
+        return {
+            "source": self.settings.images,
+            "used": used,
+            "skipped": skipped,
+            "sha256": self.source.sha256,
+        }
+
+    def _normalize(self, measured: means.Means, folder: Any, facts: dict[str, Any]) -> proof.Check:
         """Write the artefacts, read them back, and compare them with the original."""
         normal = surgery.normalize(self.model, measured)
+        settings = {**facts["settings"], "weights": self.weights.description}
         export.write(normal, measured, folder, formats=self.settings.formats, settings=settings)
         forms = [form for form in export.FORMATS if form in self.settings.formats]
         read = export.reload(normal, folder, forms[0])
@@ -274,6 +359,8 @@ class _Job:
             measured,
             batches(),
             artefact=export.saved_function(folder) if forms[0] == "saved_model" else None,
+            other_images=bool(facts.get("mismatches"))
+            or measured.settings.get("images_sha256") != self.source.sha256,
         )
         progress.close()
         return check
@@ -281,23 +368,10 @@ class _Job:
 
 def _require_equal(one: keras.Model, other: keras.Model, form: str) -> None:
     """The artefacts hold the same weights to the last bit, so one proof serves all."""
-    weights = export.named_weights(other)
+    arrays = export.named_weights(other)
     for name, array in export.named_weights(one).items():
-        if not np.array_equal(array, weights[name]):
+        if not np.array_equal(array, arrays[name]):
             raise ProofError(
                 f"Expected the same weights in every artefact. Received: {name} of {form}, which "
                 "differs. Check the disk and run again."
             )
-
-
-def versions() -> dict[str, str]:
-    """Of everything that the numbers depend on."""
-    return {
-        "vgg_normalize": __version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "platform": platform.platform(),
-    }

@@ -10,9 +10,10 @@ the finite population correction).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 from vgg_normalize import chain, weights
-from vgg_normalize.errors import NetworkError
+from vgg_normalize.batches import as_images
+from vgg_normalize.errors import ImagesError, NetworkError
 
 # Below this share of its layer's average mean a filter counts as firing rarely.
 RARE = 1e-3
@@ -37,12 +39,15 @@ class Means:
         standard_error: Layer name to their standard errors, float64 [C]; infinite for one image.
         positions: Layer name to the total number of positions.
         images: How many images.
+        settings: How they were measured, as far as it is known: "architecture", "pooling",
+            "preprocessing", "resize", "image_size", "biases" (see `weights.bias_digests`) ...
     """
 
     mean: Mapping[str, np.ndarray]
     standard_error: Mapping[str, np.ndarray]
     positions: Mapping[str, int]
     images: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def scales(self, layer: str) -> np.ndarray:
         """What the filters are divided by: their means, and 1 for a dead one."""
@@ -66,15 +71,36 @@ class Means:
         ]
         return np.concatenate(parts) if parts else np.empty(0)
 
+    def of_layers(self, names: Iterable[str]) -> Means:
+        """The means of some layers, those that there are, in this order."""
+        found = [name for name in names if name in self.mean]
+        return replace(
+            self,
+            mean={name: self.mean[name] for name in found},
+            standard_error={name: self.standard_error[name] for name in found},
+            positions={name: self.positions[name] for name in found},
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `<layer>/mean`, `<layer>/standard_error`, `<layer>/positions` and `images`."""
+        """Write `<layer>/mean`, `<layer>/standard_error`, `<layer>/positions`, `images`, and
+        `settings` as JSON."""
         arrays: dict[str, Any] = {"images": np.int64(self.images)}
+        if self.settings:
+            arrays["settings"] = np.array(json.dumps(dict(self.settings)))
         for layer in self.mean:
             arrays[f"{layer}/mean"] = self.mean[layer]
             arrays[f"{layer}/standard_error"] = self.standard_error[layer]
             arrays[f"{layer}/positions"] = np.int64(self.positions[layer])
         with Path(path).open("wb") as file:
             np.savez(file, **arrays)
+
+    def _require_sound(self) -> None:
+        """Raises ValueError where arrays or settings have not the form that they must have."""
+        for name, mean in self.mean.items():
+            if mean.ndim != 1 or self.standard_error[name].shape != mean.shape:
+                raise ValueError(f"{name} with shapes {mean.shape} and not one error for each")
+        if not self.mean or not isinstance(self.settings, dict):
+            raise ValueError("no means of layers, or settings that are no mapping")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Means:
@@ -86,16 +112,19 @@ class Means:
         try:
             with np.load(path, allow_pickle=False) as file:
                 names = [key[: -len("/mean")] for key in file.files if key.endswith("/mean")]
-                return cls(
-                    {name: file[f"{name}/mean"] for name in names},
-                    {name: file[f"{name}/standard_error"] for name in names},
+                found = cls(
+                    {name: file[f"{name}/mean"].astype(np.float64) for name in names},
+                    {name: file[f"{name}/standard_error"].astype(np.float64) for name in names},
                     {name: int(file[f"{name}/positions"]) for name in names},
                     int(file["images"]),
+                    json.loads(str(file["settings"])) if "settings" in file.files else {},
                 )
+            found._require_sound()
+            return found
         except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
             raise NetworkError(
                 f"Expected a means.npz. Received: {path}, which cannot be read "
-                f"({' '.join(str(error).split())[:200]}). Measure again."
+                f"({' '.join(str(error).split())[:200]}). Measure again, or check --means."
             ) from error
 
 
@@ -254,7 +283,7 @@ def channel_means(
 
     Raises:
         NetworkError: Not a chain, or a weight or an activation is not finite.
-        ValueError: No images.
+        ImagesError: What was given are no images in [0, 1] for this network, or there are none.
     """
     network = chain.features(model, layers)
     weights.require_finite_model(model)
@@ -262,10 +291,14 @@ def channel_means(
     step = tf.function(summing_step(network), reduce_retracing=True)
     sums, done = zero(channels), 0
     for batch in batches:
-        s, n = (tensor.numpy() for tensor in step(tf.convert_to_tensor(batch, tf.float32)))
+        images = as_images(batch, model, f"the batch from image {done}")
+        s, n = (tensor.numpy() for tensor in step(images))
         require_finite(s, channels, [partial("image {}".format, done + i) for i in range(len(s))])
         sums += of_images(s, n, channels)
         done += len(s)
     if not done:
-        raise ValueError("Expected at least one image. Received: no batches. Check the images.")
+        raise ImagesError(
+            "Expected at least one image. Received: no batches. A generator that was read before is "
+            "empty: give a list, or make it anew."
+        )
     return finish(sums, channels)

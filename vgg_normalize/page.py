@@ -16,13 +16,20 @@ from vgg_normalize.means import Means
 from vgg_normalize.proof import Check
 
 
-def figure(values: Mapping[str, np.ndarray], title: str, span: Sequence[float]) -> str:
-    """The distribution of channel means by layer on a logarithmic axis: an <img> element.
+def figure(
+    values: Mapping[str, np.ndarray],
+    title: str,
+    span: Sequence[float],
+    *,
+    unit: str = "mean activation",
+) -> str:
+    """The distribution of a number of each filter by layer on a logarithmic axis: an <img> element.
 
     Args:
-        values: Layer name to means; only positive ones are drawn.
+        values: Layer name to numbers; only positive ones are drawn.
         title: What they are.
-        span: Means that the axis must reach besides, so that two figures have the same one.
+        span: Numbers that the axis must reach besides, so that two figures have the same one.
+        unit: The label of the axis.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -49,7 +56,7 @@ def figure(values: Mapping[str, np.ndarray], title: str, span: Sequence[float]) 
         axes.set_yscale("log")
         axes.set_ylim(min(0.1, *span) / 2, max(10.0, *span) * 2)
         axes.set_xticks(range(len(living)), list(living), rotation=40, ha="right")
-        axes.set_ylabel("mean activation")
+        axes.set_ylabel(unit)
         axes.set_title(title, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         buffer = io.BytesIO()
@@ -58,7 +65,7 @@ def figure(values: Mapping[str, np.ndarray], title: str, span: Sequence[float]) 
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{encoded}">'
 
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; color: #1c1c1c; background: #fff;
   max-width: 54rem; margin: 2.5rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; font-weight: normal; margin: 0 0 .2rem; }
@@ -96,7 +103,7 @@ def page(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
         f'<p class="lead">{_source_line(content)}</p>',
         _verdict_box(content, means, check),
         "<h2>Channel means by layer</h2>",
-        figure(means.mean, "As measured" if audit else "Before normalisation", span),
+        figure(means.mean, _title_before(content), span),
         after,
         "<p>Each dot is one filter: the mean of its activation after ReLU over all positions of "
         "all images. Boxes span the quartiles, whiskers 1.5 times that; the dashed line is 1."
@@ -104,7 +111,7 @@ def page(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
         "<h2>Layers</h2>",
         _layer_table(content["layers"]),
         "<h2>Accuracy</h2>",
-        f"<p>{_accuracy_text(content['accuracy'], settings)}</p>",
+        f"<p>{_accuracy_text(content['accuracy'], settings)}{_when_to_measure(content)}</p>",
         "<h2>Dead filters and skipped images</h2>",
         _dead_and_skipped(content),
     ]
@@ -112,15 +119,21 @@ def page(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
         body += ["<h2>How to load it</h2>", _how_to_load(content)]
     body += [
         "<h2>Settings</h2>",
-        _table(("setting", "value"), [(k, v) for k, v in settings.items()], text=True),
+        table(("setting", "value"), [(k, v) for k, v in settings.items()], text=True),
         f"<p>Images: {images['used']} used of <code>{html.escape(images['source'])}</code>, SHA-256 "
         f"of names and sizes <code>{images['sha256']}</code>.</p>",
-        _table(("software", "version"), list(content["versions"].items()), text=True),
+        table(("software", "version"), list(content["versions"].items()), text=True),
     ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
+
+
+def _title_before(content: Mapping[str, Any]) -> str:
+    if content["check"] is None:
+        return "As measured"
+    return "Before normalisation" if content["images_per_second"] is not None else "As given"
 
 
 def _source_line(content: Mapping[str, Any]) -> str:
@@ -130,19 +143,25 @@ def _source_line(content: Mapping[str, Any]) -> str:
         if settings["resize"] == "none"
         else f"{settings['resize']} to {settings['image_size']} pixels"
     )
+    rate = content["images_per_second"]
+    read = (
+        f"{images['used']} images of <code>{html.escape(images['source'])}</code>, {size}"
+        if rate is not None
+        else f"means <code>{html.escape(str(content['means']['source']))}</code>"
+    )
     return (
-        f"Weights <code>{html.escape(str(settings['weights']))}</code>, {content['pooling']} "
-        f"pooling, {images['used']} images of <code>{html.escape(images['source'])}</code>, {size}. "
-        f"{content['images_per_second']:.1f} images a second."
+        f"Weights: {html.escape(content['weights']['description'])}. "
+        f"{content['pooling'].capitalize()} pooling, {read}."
+        + (f" {rate:.1f} images a second." if rate is not None else "")
     )
 
 
 def _verdict_box(content: Mapping[str, Any], means: Means, check: Check | None) -> str:
     if check is None:
         text = content["verdict"]
-        style = "verdict failed" if " not normalised" in text else "verdict"
+        style = "verdict" if content["normalised"] else "verdict failed"
         return f'<p class="{style}">{text}</p>'
-    rows: list[Sequence[Any]] = [
+    found = [
         (
             "features are the originals divided by the scales: max |s f' - f| / max |f|",
             check.worst_feature_error,
@@ -153,31 +172,36 @@ def _verdict_box(content: Mapping[str, Any], means: Means, check: Check | None) 
             check.worst_mean_deviation,
             proof.MEAN_TOLERANCE,
         ),
+        (
+            "predictions are unchanged: max |z' - z| / max |z|",
+            check.worst_output_error,
+            proof.OUTPUT_TOLERANCE,
+        ),
     ]
-    if check.worst_output_error is not None:
-        rows.append(
-            (
-                "predictions are unchanged: max |z' - z| / max |z|",
-                check.worst_output_error,
-                proof.OUTPUT_TOLERANCE,
-            )
+    rows = [
+        (what, f"{value:.1e}", f"{limit:.0e}") for what, value, limit in found if value is not None
+    ]
+    notes = ""
+    if check.agreeing is None:
+        notes += (
+            f" The means were given ({html.escape(str(content['means']['source']))}, measured on "
+            f"{means.images} images), not measured on the images of this check, which therefore "
+            "says nothing of them."
         )
-    table = _table(
-        ("what was checked", "found", "limit"),
-        [(what, f"{value:.1e}", f"{limit:.0e}") for what, value, limit in rows],
-    )
-    agreeing = (
-        ""
-        if check.images == means.images
-        else f" {check.agreeing:.2%} of the filters' means on these images agree with the means "
-        f"used within {proof.STANDARD_ERRORS:.0f} standard errors (at least "
-        f"{proof.AGREEING_SHARE:.0%} must)."
-    )
+    elif check.images != means.images:
+        notes += (
+            f" {check.agreeing:.2%} of the filters' means on these images agree with the means used "
+            f"within {proof.STANDARD_ERRORS:.0f} standard errors (at least "
+            f"{proof.AGREEING_SHARE:.0%} must)."
+        )
+    if check.silent:
+        notes += f" No filter fired in {', '.join(check.silent)}: nothing was compared there."
     if check.passed:
         lead = f"<b>Proved</b> on {check.images} images, on the files as written, read back."
     else:
         lead = f"<b>The proof failed</b> on {check.images} images; nothing was saved."
-    return f'<div class="verdict{"" if check.passed else " failed"}">{lead}{agreeing}{table}</div>'
+    figures = table(("what was checked", "found", "limit"), rows)
+    return f'<div class="verdict{"" if check.passed else " failed"}">{lead}{notes}{figures}</div>'
 
 
 def _layer_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -208,7 +232,7 @@ def _layer_table(entries: Sequence[Mapping[str, Any]]) -> str:
         "median error",
         "max error",
     )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _short(value: float | None) -> str:
@@ -240,13 +264,24 @@ def _accuracy_text(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str
     )
 
 
+def _when_to_measure(content: Mapping[str, Any]) -> str:
+    """For means that were given: when one's own are better."""
+    if content["images_per_second"] is not None:
+        return ""
+    return (
+        " The table gives the errors of these given means by layer. Measuring anew, without "
+        "<code>--means</code>, pays where more photographs are at hand and such errors matter, and is "
+        "needed for another network, pooling, preprocessing or size."
+    )
+
+
 def _dead_and_skipped(content: Mapping[str, Any]) -> str:
     parts = []
     dead = [(e["name"], ", ".join(map(str, e["dead"]))) for e in content["layers"] if e["dead"]]
     rare = sum(e["rarely_firing"] for e in content["layers"])
     if dead:
         parts.append("<p>These filters never fired; their scale is 1.</p>")
-        parts.append(_table(("layer", "dead filters"), dead, text=True))
+        parts.append(table(("layer", "dead filters"), dead, text=True))
     else:
         parts.append("<p>No filter is dead.</p>")
     parts.append(
@@ -255,7 +290,7 @@ def _dead_and_skipped(content: Mapping[str, Any]) -> str:
     skipped = content["images"]["skipped"]
     if skipped:
         rows = [(one["path"], one["reason"]) for one in skipped]
-        parts.append(_table(("skipped image", "reason"), rows, text=True))
+        parts.append(table(("skipped image", "reason"), rows, text=True))
     else:
         parts.append("<p>No image was skipped.</p>")
     return "".join(parts)
@@ -288,14 +323,26 @@ def _how_to_load(content: Mapping[str, Any]) -> str:
         )
     if "npz" in formats:
         parts.append(
-            "<p>In NumPy, PyTorch or JAX (kernels are [h, w, in, out], input BGR 0 to 255 less the "
-            f'ImageNet mean):</p><pre>numpy.load("{name}_normalized.npz")["block1_conv1/kernel"]'
-            "</pre>"
+            "<p>In NumPy, PyTorch or JAX (kernels are [h, w, in, out], the input is that of "
+            f"<code>--preprocessing={settings['preprocessing']}</code>):</p>"
+            f'<pre>numpy.load("{name}_normalized.npz")["block1_conv1/kernel"]</pre>'
+        )
+    if "safetensors" in formats:
+        parts.append(
+            "<p>The same tensors for PyTorch and JAX:</p><pre>from safetensors.numpy import load_file\n"
+            f'load_file("{name}_normalized.safetensors")["block1_conv1/kernel"]</pre>'
+        )
+    if "adain" in formats:
+        parts.append(
+            "<p>In naoto0804/pytorch-AdaIN, whose first layer converts RGB in [0, 1] and whose "
+            "convolutions pad by reflection:</p><pre>from safetensors.torch import load_file\n"
+            f'net.vgg.load_state_dict(load_file("{name}_normalized_adain.safetensors"))</pre>'
         )
     return "".join(parts)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], text: bool = False) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], text: bool = False) -> str:
+    """A <table> of escaped cells; `text` aligns them left."""
     style = ' class="text"' if text else ""
     head = "".join(f"<th{style}>{html.escape(str(cell))}</th>" for cell in header)
     body = "".join(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+import PIL
+import tensorflow as tf
 
-from vgg_normalize import page, proof
+from vgg_normalize import __version__, page, proof
 from vgg_normalize.means import Means
 from vgg_normalize.proof import Check
 
@@ -27,6 +31,19 @@ def is_finished(directory: str) -> bool:
         return check is None or bool(check["passed"])
     except (OSError, ValueError, KeyError, TypeError):  # none, or not a report
         return False
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers depend on."""
+    return {
+        "vgg_normalize": __version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "platform": platform.platform(),
+    }
 
 
 def peak_memory() -> int:
@@ -59,12 +76,19 @@ def write(folder: Path, facts: Mapping[str, Any], means: Means, check: Check | N
             "worst_feature_error": _number(check.worst_feature_error),
             "worst_output_error": _number(check.worst_output_error),
             "agreeing_means": check.agreeing,
+            "silent_layers": list(check.silent),
         },
         "accuracy": accuracy(means),
         "verdict": verdict(means) if check is None else None,
+        "normalised": is_normalized(means) if check is None else None,
     }
-    (folder / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(folder, content)
     (folder / "report.html").write_text(page.page(content, means, check))
+
+
+def write_json(folder: Path, content: Mapping[str, Any]) -> None:
+    """`report.json`."""
+    (folder / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _number(value: float | None) -> float | str | None:
@@ -133,23 +157,34 @@ def accuracy(means: Means) -> dict[str, Any]:
     }
 
 
-def verdict(means: Means) -> str:
-    """How far a network is from normalised, in one sentence."""
+def _apart(means: Means) -> tuple[dict[str, float], float]:
+    """How far each layer's average is from 1, and the share of filters that are off."""
     apart = {name: float(abs(mean.mean() - 1)) for name, mean in means.mean.items()}
-    worst = max(apart, key=lambda name: apart[name])
-    mean, error = means.mean[worst], means.standard_error[worst]
     all_means = np.concatenate(list(means.mean.values()))
     all_errors = np.concatenate(list(means.standard_error.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         off = np.abs(all_means - 1) > np.maximum(NEAR_ONE, 3 * all_errors)
+    return apart, float(off.mean())
+
+
+def is_normalized(means: Means) -> bool:
+    """Whether these are the means of a normalised network, as far as their errors tell."""
+    apart, off = _apart(means)
+    return max(apart.values()) <= NEAR_ONE and off < 0.1
+
+
+def verdict(means: Means) -> str:
+    """How far a network is from normalised, in one sentence."""
+    apart, off = _apart(means)
+    worst = max(apart, key=lambda name: apart[name])
+    mean, error = means.mean[worst], means.standard_error[worst]
     described = (
         f"farthest is {worst} with a layer average of {mean.mean():.3g} (filters {mean.min():.3g} "
-        f"to {mean.max():.3g}, standard error {np.median(error):.2g}); {off.mean():.1%} of all "
+        f"to {mean.max():.3g}, standard error {np.median(error):.2g}); {off:.1%} of all "
         f"filters differ from 1 by more than {NEAR_ONE:.0%} and three standard errors"
     )
-    if apart[worst] <= NEAR_ONE and off.mean() < 0.1:
-        return f"This network is normalised for these images and this pooling: {described}."
-    return f"This network is not normalised for these images and this pooling: {described}."
+    normalised = "" if is_normalized(means) else "not "
+    return f"This network is {normalised}normalised for these images and this pooling: {described}."
 
 
 def summary(means: Means, check: Check | None, output: str) -> str:

@@ -9,11 +9,15 @@ import dataclasses
 class Settings:
     """What the command line asks for; the contract of each field stands with its flag."""
 
-    images: str
     output: str
+    images: str | None = None
     task: str = "normalize"
     architecture: str = "vgg19"
     weights: str = "imagenet"
+    reference: str | None = None
+    tolerance: float = 0.02
+    means: str | None = None
+    allow_mismatch: bool = False
     include_top: bool = False
     last_layer: str | None = None
     pooling: str = "max"
