@@ -2,67 +2,106 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from style import image
+from style import colors, contents, image, memory
 from style.exported import Loaded
 from style.pictures import load_masks
 from style.settings import ApplySettings
-from vgg_normalize.errors import ImagesError, UsageError
-from vgg_normalize.progress import Progress, Stop, say
+from vgg_normalize.errors import DevicesError, Error, ImagesError, OutputError, UsageError
+from vgg_normalize.output import writing
+from vgg_normalize.paths import require_distinct
+from vgg_normalize.progress import Progress, Stop, one_line, say
+
+NO_MEMORY = "Expected enough memory. Received: none left. Use --tile, or lower --size."
 
 
 def run(settings: ApplySettings, stop: Stop) -> None:
     """Make all pictures.
 
     Raises:
-        Error: What went wrong, with its exit code.
+        Error: What went wrong, with its exit code; of a folder only after all that can be made.
         Interrupted: A signal came; whole pictures stay.
     """
-    contents = _contents(settings)
-    for _, target in contents:
-        image.require_writable_bits(target, settings.bits)
+    inputs = {
+        "content": settings.content,
+        "style": settings.style,
+        "content_mask": settings.content_mask,
+        "network": settings.network,
+    }
+    require_distinct(inputs, {"output": settings.output})
+    work = contents.of_folder(settings) if os.path.isdir(settings.content) else None
+    if work is None:
+        image.require_writable_bits(settings.output, settings.bits)
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    network = Loaded(settings.network)
-    applier = _Applier(settings, network)
-    progress = Progress(len(contents), title="stylising")
+    applier = _Applier(settings, Loaded(settings.network))
+    if work is not None:
+        _make_all(settings, applier, work, stop)
+        return
     with stop.deferred():
-        for done, (source, target) in enumerate(contents, 1):
-            picture = image.load(source)
-            made = applier.make(picture.pixels)
-            image.save(target, made, profile=picture.profile, bits=settings.bits)
+        _write(applier, Path(settings.content), Path(settings.output))
+        stop.raise_if_wanted()
+    say(settings.output)
+
+
+def _make_all(settings: ApplySettings, applier: _Applier, work: contents.Work, stop: Stop) -> None:
+    """All pictures of a folder that can be made."""
+    if work.there:
+        say(f"{work.there} in {settings.output} already; --overwrite makes them again")
+    output, count, skipped = Path(settings.output), len(work.pairs), 0
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    progress = Progress(count + work.there, done=work.there, title="stylising")
+    with stop.deferred():
+        for done, (name, target) in enumerate(work.pairs, work.there + 1):
+            why = _tried(applier, Path(settings.content, name), output / target)
+            if why:
+                skipped += 1
+                say(f"style.apply: skipped {one_line(name)}: {why}")
             progress.update(done)
             stop.raise_if_wanted()
     progress.close()
-    say(f"{len(contents)} in {settings.output}" if len(contents) > 1 else settings.output)
+    say(f"{count - skipped} in {output}" + (f", {skipped} skipped" if skipped else ""))
+    _require_few(skipped, count, settings.max_skipped, work.there)
 
 
-def _contents(settings: ApplySettings) -> list[tuple[Path, Path]]:
-    """Each content and its output."""
-    content, output = Path(settings.content), Path(settings.output)
-    if not content.is_dir():
-        return [(content, output)]
-    if not output.is_dir():
-        raise UsageError(
-            f"Expected a directory as --output for a folder of contents. Received: {output}, "
-            "which is none. Create it first."
-        )
-    found = sorted(p for p in content.iterdir() if p.suffix.lower() in image.READ_SUFFIXES)
-    if not found:
+def _require_few(skipped: int, count: int, most: int, there: int) -> None:
+    again = "Mend them and run it again, which makes only what is missing"
+    if skipped > most:
         raise ImagesError(
-            f"Expected pictures. Received: no images under {str(content)!r}. Check --content."
+            f"Expected at most {most} contents that fail. Received: {skipped} of {count}. {again}, "
+            "or allow more with --max_skipped."
         )
-    targets = [(path, output / f"{path.stem}.png") for path in found]
-    twice = {target for _, target in targets if [t for _, t in targets].count(target) > 1}
-    if twice:
-        raise UsageError(
-            f"Expected contents of different names. Received: several for {sorted(twice)[0]}. "
-            "Rename one."
+    if skipped and skipped == count and not there:
+        raise ImagesError(
+            f"Expected contents that can be made. Received: none of the {count}. {again}."
         )
-    return targets
+
+
+def _tried(applier: _Applier, source: Path, target: Path) -> str:
+    """Write one picture; or why it cannot be made, where others may."""
+    try:
+        _write(applier, source, target)
+    except OutputError:
+        raise
+    except Error as error:
+        return one_line(error)
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        return NO_MEMORY
+    return ""
+
+
+def _write(applier: _Applier, source: Path, target: Path) -> None:
+    """Make the picture of a content."""
+    picture, bits = image.load(source), applier.settings.bits
+    height, width = applier.shape(picture.pixels)
+    image.require_fits(target, height, width, bits=bits)
+    made = applier.make(picture.pixels, one_line(source.name))
+    image.save(target, np.clip(made, 0, 1), profile=picture.profile, bits=bits)
 
 
 class _Applier:
@@ -99,6 +138,8 @@ class _Applier:
         self.masks = load_masks(settings.content_mask)
         self.styles = [] if network.method == "cin" else [self._load(p) for p in settings.style]
         self.rows = self._rows() if network.method == "cin" else []
+        self._plain: list[np.ndarray] = []
+        self._said: set[int] = set()
 
     def _known(self) -> str:
         return ", ".join(self.network.styles)
@@ -109,6 +150,13 @@ class _Applier:
             raise ImagesError(
                 f"Expected styles of at least {self.network.least_style} pixels. Received: "
                 f"{path!r} at {pixels.shape[0]} x {pixels.shape[1]}. Raise --style_size."
+            )
+        room, needed = memory.available(), self.network.code_memory(pixels.shape[:2])
+        if room is not None and needed > room:
+            raise DevicesError(
+                f"Expected enough memory. Received: {_gib(room)}, and about {_gib(needed)} are "
+                f"needed for {path!r} at {pixels.shape[0]} x {pixels.shape[1]} pixels. Lower "
+                "--style_size."
             )
         return pixels
 
@@ -123,54 +171,114 @@ class _Applier:
             )
         return [names.index(Path(style).stem) for style in self.settings.style]
 
-    def make(self, content: np.ndarray) -> np.ndarray:
-        """The picture of one content [H, W, 3]."""
-        settings = self.settings
-        if settings.size:
-            content = image.fit(content, settings.size)
+    def shape(self, content: np.ndarray) -> tuple[int, int]:
+        """Height and width of the picture of a content.
+
+        Raises:
+            ImagesError: It is too small.
+        """
+        height, width = content.shape[:2]
+        if self.settings.size:
+            height, width = image.shape_for(content.shape, self.settings.size)
         least = 4 * self.network.stride
-        if min(content.shape[:2]) < least:
+        if min(height, width) < least:
             raise ImagesError(
-                f"Expected contents of at least {least} pixels. Received: {content.shape[0]} x "
-                f"{content.shape[1]}. Raise --size."
+                f"Expected contents of at least {least} pixels. Received: {height} x {width}. "
+                "Raise --size."
             )
-        codes = self._codes(content)
-        if self.masks:
-            # Each style whole, laid together through the masks: statistics stay those of a picture.
-            # Where no mask is white the content shows.
-            masks = [image.resize(mask, *content.shape[:2]).clip(0, 1) for mask in self.masks]
-            weights = [w * mask for w, mask in zip(self.blend, masks, strict=True)]
-            total = np.sum(weights, 0)
-            cover = np.where(total > 1e-6, np.sum(masks, 0).clip(0, 1), 0)
-            made = content * (1 - cover)
-            for code, weight in zip(codes, weights, strict=True):
-                share = cover * weight / np.maximum(total, 1e-6)
-                made = made + self._transform(content, code) * share
-        else:
-            blended = np.tensordot(self.blend, np.stack(codes), 1)
-            made = self._transform(content, blended)
-        if settings.preserve_color == "luminance":
-            return image.with_luminance(made, content)
+        return height, width
+
+    def _need(self, shape: tuple[int, int], tile: int) -> int:
+        own = self.settings.alpha < 1
+        return self.network.memory(shape, tile=tile, own_code=own, masks=len(self.masks))
+
+    def _tile(self, shape: tuple[int, int], name: str) -> int:
+        """The tile by which a picture fits into the memory; 0: whole.
+
+        Raises:
+            DevicesError: It does not fit.
+        """
+        room, tile = memory.available(), self.settings.tile
+        if room is None or (needed := self._need(shape, tile)) <= room:
+            return tile
+        smaller = [one for one in memory.TILES if one < (tile or max(shape))]
+        tiles = smaller if self.network.method == "adain" else []
+        fitting = next((one for one in tiles if self._need(shape, one) <= room), 0)
+        what = f"{_gib(room)}, and about {_gib(needed)} are needed for {shape[0]} x {shape[1]}"
+        if tile or not fitting:
+            size = f"--size={self._size(shape, room, (tiles or [tile])[-1])}"
+            advice = f"--tile={fitting}" if fitting else size
+            raise DevicesError(
+                f"Expected enough memory. Received: {what} pixels. Use {advice}, or make room."
+            )
+        if fitting not in self._said:
+            self._said.add(fitting)
+            say(f"{name}: by tiles of {fitting} pixels, since the memory left is {what} whole")
+        return fitting
+
+    def _size(self, shape: tuple[int, int], room: int, tile: int) -> int:
+        """The largest --size that fits, about; the smallest where none does."""
+        least = 4 * self.network.stride * max(shape) // min(shape) + 1
+        sizes = range((max(shape) - 1) // 32 * 32, least, -32)
+        fits = (n for n in sizes if self._need(image.shape_for(shape, n), tile) <= room)
+        return next(fits, least)
+
+    def make(self, content: np.ndarray, name: str = "content") -> np.ndarray:
+        """The picture of one content [H, W, 3].
+
+        Raises:
+            ImagesError: It is too small.
+            DevicesError: There is too little memory.
+        """
+        shape = self.shape(content)
+        tile = self._tile(shape, name)
+        if self.settings.size:
+            content = image.fit(content, self.settings.size)
+        made = self._blend(content, self._codes(content, tile), tile)
+        if self.settings.preserve_color == "luminance":
+            return colors.with_luminance(made, content)
         return made
 
-    def _transform(self, content: np.ndarray, code: np.ndarray) -> np.ndarray:
-        return self.network.transform(content, code, tile=self.settings.tile)
+    def _blend(self, content: np.ndarray, codes: list[np.ndarray], tile: int) -> np.ndarray:
+        """The content in all styles."""
+        if not self.masks:
+            blended = np.tensordot(self.blend, np.stack(codes), 1)
+            return self.network.transform(content, blended, tile=tile)
+        # Each style whole, laid together through the masks: statistics stay those of a picture.
+        # Where no mask is white the content shows.
+        masks = [image.resize(mask, *content.shape[:2]).clip(0, 1) for mask in self.masks]
+        weights = [w * mask for w, mask in zip(self.blend, masks, strict=True)]
+        total = np.sum(weights, 0)
+        cover = np.where(total > 1e-6, np.sum(masks, 0).clip(0, 1), 0)
+        made = content * (1 - cover)
+        for code, weight in zip(codes, weights, strict=True):
+            share = cover * weight / np.maximum(total, 1e-6)
+            made = made + self.network.transform(content, code, tile=tile) * share
+        return made
 
-    def _codes(self, content: np.ndarray) -> list[np.ndarray]:
+    def _codes(self, content: np.ndarray, tile: int) -> list[np.ndarray]:
         """One code [1, D] for each style, mixed with the content's own by alpha."""
         if self.network.method == "cin":
             eye = np.eye(len(self.network.styles), dtype=np.float32)
             return [eye[row][None] for row in self.rows]
         recolour = {
             "none": lambda style: style,
-            "luminance": lambda style: image.match_luminance(style, content),
-            "match": lambda style: image.match_colors(
+            "luminance": lambda style: colors.match_luminance(style, content),
+            "match": lambda style: colors.match_colors(
                 style, content, root=self.settings.color_root
             ),
         }[self.settings.preserve_color]
-        codes = [np.asarray(self.network.code(recolour(style))) for style in self.styles]
+        codes = self._plain
+        if not codes:
+            codes = [np.asarray(self.network.code(recolour(style))) for style in self.styles]
+        if self.settings.preserve_color == "none":
+            self._plain = codes  # for the other contents too
         alpha = self.settings.alpha
         if alpha < 1:
-            own = np.asarray(self.network.code(content))
+            own = np.asarray(self.network.code(content, tile=tile))
             codes = [alpha * code + (1 - alpha) * own for code in codes]
         return codes
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

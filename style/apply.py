@@ -29,7 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
     add(string, "content", "Content picture, or a folder of them.")
     add(several, "style", "Style pictures; of cin names of styles that it was trained on.")
     add(several, "style_blend", "Weights of the styles (equal).")
-    add(string, "output", "Picture to write: .png, .jpg or .tif; for a folder a directory.")
+    add(string, "output", "Picture to write: .png, .jpg or .tif; for a folder a folder.")
     add(
         number,
         "alpha",
@@ -41,6 +41,17 @@ def define_flags(values: flags.FlagValues) -> None:
     add(whole, "style_size", "Long side of the styles in pixels.", lower_bound=1)
     add(whole, "tile", "Compute by tiles of so many pixels (0: whole; adain only).", lower_bound=0)
     define_colors(add)
+    add(
+        flags.DEFINE_bool,
+        "overwrite",
+        "Make again what is in a folder of outputs already (else it is left as it is).",
+    )
+    add(
+        whole,
+        "max_skipped",
+        "How many pictures of a folder may fail; each is named, and the rest is made.",
+        lower_bound=0,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

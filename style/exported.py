@@ -23,11 +23,24 @@ import numpy as np
 import tensorflow as tf
 
 from style import tiles
+from style.layers import EPSILON
 from style.networks import Network
 from vgg_normalize import chain
 from vgg_normalize.errors import NetworkError, OutputError
 
 ASSET = "network.json"
+# Bytes for each pixel that is worked on at once, at the peak: VmHWM of networks of full width over
+# what the process had before, at 1024 x 1024 and 1600 x 1200 pixels on two cores (565, 549, 549; of
+# codes 549, 804).  Whole runs of `style.apply` took 566 at 2000 x 2000 and 560 at 3000 x 3000.
+_TRANSFORM = {"adain": 580, "encoder": 565, "cin": 565}
+_CODE = {"adain": 565, "encoder": 820}
+# For each pixel of the whole picture: as it was read, at its size, padded, made, and for saving.
+_PICTURE = 64
+# Through masks: sums of float64, and two for each mask.
+_MASKS, _MASK = 80, 12
+# Graphs and what the allocator keeps.
+_FIXED = 0.2 * 2**30
+_Block = tuple[tuple[slice, slice], tuple[slice, slice]]
 _IMAGE = tf.TensorSpec([None, None, None, 3], tf.float32)
 
 
@@ -173,9 +186,35 @@ class Loaded:
         tensors = {key: tf.convert_to_tensor(value, tf.float32) for key, value in inputs.items()}
         return self._module.signatures[name](**tensors)[output]
 
-    def code(self, picture: np.ndarray) -> tf.Tensor:
-        """[1, D] of a picture [H, W, 3]."""
-        return self._call("code", "code", style=picture[None])
+    def code_memory(self, shape: tuple[int, int]) -> int:
+        """Bytes that `code` takes beyond what the process has, about, for such a picture."""
+        return int(_CODE.get(self.method, 0) * shape[0] * shape[1] + _FIXED)
+
+    def memory(
+        self, shape: tuple[int, int], *, tile: int = 0, own_code: bool = False, masks: int = 0
+    ) -> int:
+        """Bytes that a picture takes beyond what the process has, about.
+
+        Args:
+            shape: Its height and width.
+            tile: As of `transform`.
+            own_code: Whether the content's own code is computed as well.
+            masks: How many styles have masks.
+        """
+        pixels = window = shape[0] * shape[1]
+        if tile and tile < max(shape):
+            _, windows = tiles.blocks_of(shape, tile, self.stride, self.halo)
+            window = int(np.prod(windows[:, 2:] - windows[:, :2], axis=1, dtype=np.int64).max())
+        factor = max(_TRANSFORM[self.method], _CODE.get(self.method, 0) if own_code else 0)
+        sides = _PICTURE + (_MASKS + masks * _MASK if masks else 0)
+        return int(factor * window + sides * pixels + _FIXED)
+
+    def code(self, picture: np.ndarray, *, tile: int = 0) -> tf.Tensor:
+        """[1, D] of a picture [H, W, 3]; by tiles of so many pixels, of AdaIN only."""
+        if not tile or tile >= max(picture.shape[:2]):
+            return self._call("code", "code", style=picture[None])
+        mean, deviation = self._moments(picture, self._blocks(picture.shape[:2], tile))
+        return tf.constant(np.concatenate([mean, deviation])[None], tf.float32)
 
     def transform(self, content: np.ndarray, code: tf.Tensor, *, tile: int = 0) -> np.ndarray:
         """The picture [H, W, 3] of a content [H, W, 3] and a code [1, D].
@@ -191,22 +230,11 @@ class Loaded:
         return self._by_tiles(content, code, tile)
 
     def _by_tiles(self, content: np.ndarray, code: tf.Tensor, tile: int) -> np.ndarray:
-        shape, stride = content.shape[:2], self.stride
-        beyond = [(0, -side % stride) for side in shape]
+        shape = content.shape[:2]
+        beyond = [(0, -side % self.stride) for side in shape]
         padded = np.pad(content, (*beyond, (0, 0)), "symmetric")
-        parts = [
-            [(slice(y0, y1), slice(x0, x1)) for y0, x0, y1, x1 in corners]
-            for corners in tiles.blocks_of(padded.shape[:2], tile, stride, self.halo)
-        ]
-        blocks = list(zip(*parts, strict=True))
-        total: Any = 0.0
-        for block, window in blocks:
-            features = self._call("encode", "features", image=padded[window][None])[0].numpy()
-            own = _within(block, window, stride)
-            f = features[own].reshape(-1, features.shape[-1]).astype(np.float64)
-            total = total + np.stack([np.full(f.shape[1], len(f)), f.sum(0), np.square(f).sum(0)])
-        mean = total[1] / total[0]
-        deviation = np.sqrt(np.maximum(total[2] / total[0] - mean**2, 0) + 1e-5)
+        blocks = self._blocks(padded.shape[:2], tile)
+        mean, deviation = self._moments(padded, blocks)
         goal_mean, goal_deviation = np.split(np.asarray(code, np.float64)[0], 2)
         scale = goal_deviation / deviation
         made = np.empty_like(padded)
@@ -220,6 +248,31 @@ class Loaded:
             )
             made[block] = image[0].numpy()[_within(block, window)]
         return made[: shape[0], : shape[1]]
+
+    def _blocks(self, shape: tuple[int, int], tile: int) -> list[_Block]:
+        """Blocks that cover whole cells once, and the windows that they need.
+
+        A rest of pixels that fills no cell is in no block, but within reach of the last ones.
+        """
+        whole = (shape[0] // self.stride * self.stride, shape[1] // self.stride * self.stride)
+        blocks, windows = tiles.blocks_of(whole, tile, self.stride, self.halo)
+        windows[:, 2:] = np.where(windows[:, 2:] == whole, shape, windows[:, 2:])
+        parts = [
+            [(slice(y0, y1), slice(x0, x1)) for y0, x0, y1, x1 in corners]
+            for corners in (blocks, windows)
+        ]
+        return list(zip(*parts, strict=True))
+
+    def _moments(self, picture: np.ndarray, blocks: list[_Block]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of AdaIN's features, by blocks."""
+        total: Any = 0.0
+        for block, window in blocks:
+            features = self._call("encode", "features", image=picture[window][None])[0].numpy()
+            own = _within(block, window, self.stride)
+            f = features[own].reshape(-1, features.shape[-1]).astype(np.float64)
+            total = total + np.stack([np.full(f.shape[1], len(f)), f.sum(0), np.square(f).sum(0)])
+        mean = total[1] / total[0]
+        return mean, np.sqrt(np.maximum(total[2] / total[0] - mean**2, 0) + EPSILON)
 
 
 def _within(

@@ -1,4 +1,4 @@
-"""Pictures: loading, saving, resizing, colours.  The only module that knows Pillow.
+"""Pictures: writing, resizing, and reading by `reading.load`.
 
 In memory a picture is float32, RGB, [H, W, 3], in [0, 1].
 """
@@ -8,81 +8,34 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from vgg_normalize.errors import ImagesError, OutputError, UsageError
+from style.reading import READ_SUFFIXES as READ_SUFFIXES
+from style.reading import Picture as Picture
+from style.reading import load as load
+from vgg_normalize.errors import OutputError, UsageError
 
-# What is taken from a folder.
-READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-# Luma of Rec. 601, as in Gatys et al. (2017).
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-class Picture(NamedTuple):
-    """A picture as it was read.
-
-    Attributes:
-        pixels: float32, [H, W, 3], in [0, 1].
-        profile: Its ICC profile, or None.
-    """
-
-    pixels: np.ndarray
-    profile: bytes | None
-
-
-def load(path: str | os.PathLike[str]) -> Picture:
-    """Read a picture: upright (EXIF), grey made RGB, alpha laid on white, 16 bits kept.
-
-    Raises:
-        ImagesError: It is missing, no picture, damaged or too large.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                file.load()
-                picture = ImageOps.exif_transpose(file)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ImagesError(
-            f"Expected a picture. Received: {str(path)!r}, which is no file. Check the path."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImagesError(
-            f"Expected a picture. Received: {str(path)!r}, which is not an image. Check the path."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ImagesError(
-            f"Expected a picture of at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels. Received: "
-            f"{str(path)!r}, {error}. Reduce it first."
-        ) from error
-    except Exception as error:  # Pillow's readers raise many kinds for damaged files
-        raise ImagesError(
-            f"Expected a whole picture. Received: {str(path)!r}, which cannot be read "
-            f"({' '.join(str(error).split())}). Fetch it again."
-        ) from error
-    profile = picture.info.get("icc_profile")
-    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion cuts off
-        grey = np.clip(np.asarray(picture, np.float32) / 65535, 0, 1)
-        return Picture(np.repeat(grey[..., None], 3, axis=2), None)
-    if picture.mode not in ("RGB", "RGBA", "P"):
-        profile = None  # it fits its colour model only
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return Picture(np.asarray(picture.convert("RGB"), np.float32) / 255, profile)
+# Sides in pixels that a format can hold; libjpeg stops a little below the 65,535 of its headers.
+LONGEST = {".png": 2**31 - 1, ".jpg": 65_500, ".jpeg": 65_500, ".gif": 65_535, ".webp": 16_383}
+# Of the encoder that writes PNGs of 16 bits: a side, and all numbers of a picture.
+LONGEST_16_BITS = 1_000_000
+MOST_NUMBERS_16_BITS = 2**31 - 1
+# A TIFF counts its bytes in 32 bits; some are left for the profile and the table of strips.
+TIFF_BYTES = 2**32 - 2**24
 
 
 def require_writable(path: str | os.PathLike[str]) -> Path:
     """The path of a picture that can be written; checked before any work.
+
+    Args:
+        path: Where it is to be, with one of `SUFFIXES`.
 
     Raises:
         UsageError: The suffix names no format that is written.
@@ -104,6 +57,10 @@ def require_writable(path: str | os.PathLike[str]) -> Path:
 def require_writable_bits(path: str | os.PathLike[str], bits: int) -> Path:
     """`require_writable`, in so many bits a channel.
 
+    Args:
+        path: Where it is to be, with one of `SUFFIXES`.
+        bits: Of each number of the file.
+
     Raises:
         UsageError: 8 and 16 are all there are, and 16 only in a .png.
         OutputError: As `require_writable`.
@@ -116,6 +73,34 @@ def require_writable_bits(path: str | os.PathLike[str], bits: int) -> Path:
     return path
 
 
+def require_fits(path: str | os.PathLike[str], height: int, width: int, *, bits: int = 8) -> None:
+    """That the format can hold such a picture; checked before any work.
+
+    Args:
+        path: Where it is to be; its suffix names the format, one of `SUFFIXES`, .gif or .webp.
+        height: In pixels.
+        width: In pixels.
+        bits: Of each number of the file, 8 or 16.
+
+    Raises:
+        OutputError: The picture is too large for it.
+    """
+    suffix = Path(path).suffix.lower()
+    longest = LONGEST_16_BITS if bits == 16 else LONGEST.get(suffix, 2**32 - 1)
+    if max(height, width) > longest:
+        limit = f"at most {longest} pixels a side"
+    elif suffix in (".tif", ".tiff") and 3 * height * width > TIFF_BYTES:
+        limit = f"at most {TIFF_BYTES // 3} pixels (4 GiB)"
+    elif bits == 16 and 3 * height * width > MOST_NUMBERS_16_BITS:
+        limit = f"at most {MOST_NUMBERS_16_BITS // 3} pixels in 16 bits"
+    else:
+        return
+    raise OutputError(
+        f"Expected {limit}, as a {suffix} can hold. Received: {height} x {width} for "
+        f"{str(path)!r}. Lower --size or choose another format."
+    )
+
+
 def save(
     path: str | os.PathLike[str],
     pixels: np.ndarray,
@@ -123,19 +108,23 @@ def save(
     profile: bytes | None = None,
     bits: int = 8,
 ) -> None:
-    """Write a picture, clipped to [0, 1], beside and renamed.
+    """Write a picture, clipped to [0, 1], beside its place and then renamed.
 
     Args:
         path: .png, .jpg or .tif.
-        pixels: [H, W, 3].
+        pixels: Floats, [H, W, 3], about in [0, 1]: what an optimiser overshoots is cut off.
         profile: ICC profile to embed.
-        bits: 8, or 16 for .png.
+        bits: Of each number of the file: 8, or 16 for .png.
 
     Raises:
-        UsageError: 16 bits for another format than PNG.
-        OutputError: It cannot be written.
+        UsageError: 16 bits for another format than PNG; integers, another shape, or values that
+            are far outside [0, 1].
+        OutputError: The format cannot hold that size, or it cannot be written.
     """
     path = require_writable_bits(path, bits)
+    pixels = require_pixels(pixels)
+    _require_unit_range(pixels)
+    require_fits(path, *pixels.shape[:2], bits=bits)
     clipped = np.clip(pixels, 0, 1)
     if bits == 16:
         encoded = tf.io.encode_png(np.round(clipped * 65535).astype(np.uint16)).numpy()
@@ -152,8 +141,48 @@ def save(
     write_bytes(path, encoded)
 
 
+def require_pixels(pixels: np.ndarray, *, channels: int | None = 3) -> np.ndarray:
+    """The array itself, where it is a picture.
+
+    Args:
+        pixels: Floats, [H, W, C].
+        channels: What C must be; None for any.
+
+    Raises:
+        UsageError: Integers, another shape, or no pixels at all.
+    """
+    pixels = np.asarray(pixels)
+    deep = pixels.ndim == 3 and pixels.size and channels in (None, pixels.shape[-1])
+    if pixels.dtype.kind != "f" or not deep:
+        raise UsageError(
+            f"Expected pixels as floats in [0, 1], [H, W, {channels or 'C'}]. Received: "
+            f"{pixels.dtype}, {list(pixels.shape)}. Divide integers by 255; add or drop channels."
+        )
+    return pixels
+
+
+def _require_unit_range(pixels: np.ndarray) -> None:
+    """That it is no picture in 0..255.  Single pixels may be anywhere: the work of hours must not
+    be lost because an optimiser threw a few of them far out."""
+    low, high = float(pixels.min()), float(pixels.max())
+    far = (low < -3 or high > 4) and np.mean((pixels < -3) | (pixels > 4)) > 0.01
+    if far or low != low:
+        raise UsageError(
+            f"Expected pixels in [0, 1]. Received: values from {low:g} to {high:g}. Divide 0..255 "
+            "by 255; look for what is not a number."
+        )
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside and rename."""
+    """Write a file beside its place and rename it: there is never half of it.
+
+    Args:
+        path: Its place.
+        content: All its bytes.
+
+    Raises:
+        OutputError: It cannot be written; what was there stays.
+    """
     beside = path.with_name(f".{path.name}.writing")
     try:
         beside.write_bytes(content)
@@ -177,21 +206,23 @@ def _with_profile(png: bytes, profile: bytes | None) -> bytes:
     return png[:header] + framed + png[header:]
 
 
-def animation(path: str | os.PathLike[str], frames: list[np.ndarray]) -> None:
-    """Write frames [H, W, 3] as an endless GIF, the last one held; all in the first's size."""
-    pictures = [Image.fromarray(np.round(np.clip(f, 0, 1) * 255).astype(np.uint8)) for f in frames]
-    size = pictures[-1].size
-    pictures = [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
-    buffer = io.BytesIO()
-    durations = [120] * (len(pictures) - 1) + [1500]
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
-    )
-    write_bytes(Path(path), buffer.getvalue())
-
-
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize [H, W, C] by Pillow's Lanczos filter in float32; its overshoot is kept."""
+    """Resize by Pillow's Lanczos filter in float32; its overshoot is kept.
+
+    Args:
+        pixels: Floats, [H, W, C].
+        height: Of the result, in pixels.
+        width: Of the result, in pixels.
+
+    Returns:
+        float32, [height, width, C]; the array itself where it has this size.
+
+    Raises:
+        UsageError: Integers, another shape, or a size below 1.
+    """
+    pixels = require_pixels(pixels, channels=None)
+    if min(height, width) < 1:
+        raise UsageError(f"Expected a size from 1. Received: {height} x {width}. Raise it.")
     if pixels.shape[:2] == (height, width):
         return pixels
     channels = [
@@ -206,61 +237,28 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def fit(pixels: np.ndarray, long_side: float) -> np.ndarray:
-    """Resize so that the long side has so many pixels; clipped to [0, 1]."""
-    height, width = shape_for(pixels.shape, long_side)
+    """Resize so that the long side has so many pixels.
+
+    Args:
+        pixels: Floats, [H, W, C], in [0, 1].
+        long_side: Above 0, in pixels; rounded.
+
+    Returns:
+        float32, [H', W', C], clipped to [0, 1].
+    """
+    height, width = shape_for(require_pixels(pixels, channels=None).shape, long_side)
     return np.clip(resize(pixels, height, width), 0, 1)
 
 
 def shape_for(shape: tuple[int, ...], long_side: float) -> tuple[int, int]:
-    """Height and width of a picture of this aspect with such a long side."""
-    factor = long_side / max(shape[:2])
-    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
-
-
-def with_luminance(result: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """The result's luminance with the content's colours.
-
-    Reference: Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer", CVPR 2017,
-    section 5.2 (its YIQ space and this differ in no way but the name of the colour axes).
-    """
-    luminance = np.clip(result, 0, 1) @ LUMA
-    return content + (luminance - content @ LUMA)[..., None]
-
-
-def match_luminance(style: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """The style in grey, its mean and deviation of luminance made the content's.
-
-    Reference: Gatys et al., CVPR 2017, equation 10.
-    """
-    y_style, y_content = style @ LUMA, content @ LUMA
-    scale = y_content.std() / max(float(y_style.std()), 1e-5)
-    grey = scale * (y_style - y_style.mean()) + y_content.mean()
-    return np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-
-
-def match_colors(style: np.ndarray, content: np.ndarray, *, root: str = "symmetric") -> np.ndarray:
-    """The style with the mean and covariance of the content's colours: x' = A x + b.
+    """Height and width of a picture with this aspect and such a long side.
 
     Args:
-        style: [H, W, 3].
-        content: [H, W, 3].
-        root: "cholesky": A = L_c L_s^-1; "symmetric": the A that moves colours least.
+        shape: (H, W, ...) in pixels.
+        long_side: Above 0, in pixels; rounded.
 
-    Reference: Gatys et al., CVPR 2017, section 5.1; the 1e-5 I keeps a grey picture solvable.
+    Returns:
+        Height and width in pixels, each at least 1.
     """
-    source, goal = style.reshape(-1, 3).astype(float), content.reshape(-1, 3).astype(float)
-    sigma_s = np.cov(source.T, bias=True) + 1e-5 * np.eye(3)
-    sigma_c = np.cov(goal.T, bias=True) + 1e-5 * np.eye(3)
-    if root == "cholesky":
-        transform = np.linalg.cholesky(sigma_c) @ np.linalg.inv(np.linalg.cholesky(sigma_s))
-    else:
-        q = _matrix_root(sigma_s)
-        inverse = np.linalg.inv(q)
-        transform = inverse @ _matrix_root(q @ sigma_c @ q) @ inverse
-    matched = (source - source.mean(0)) @ transform.T + goal.mean(0)
-    return matched.reshape(style.shape).astype(np.float32)
-
-
-def _matrix_root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    factor = long_side / max(shape[:2])
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))

@@ -46,8 +46,14 @@ class Trial(NamedTuple):
     done: tf.Tensor
 
 
-def search(objective: Objective, state: Any, direction: tf.Tensor, slope: tf.Tensor) -> Trial:
-    """A point that satisfies the Wolfe conditions, or the best that was seen.
+def search(
+    objective: Objective,
+    state: Any,
+    direction: tf.Tensor,
+    slope: tf.Tensor,
+    most: int | tf.Tensor = TRIALS,
+) -> Trial:
+    """A point that satisfies the Wolfe conditions, or the best that was seen in so many trials.
 
     Too long (no sufficient decrease, or not finite): interpolate between `low` and there.  Too
     short (the slope is still steep): go further.  Values are compared divided by `scale`.
@@ -58,7 +64,7 @@ def search(objective: Objective, state: Any, direction: tf.Tensor, slope: tf.Ten
     noise = 1e-7 * tf.abs(start_value) if state.x.dtype == tf.float32 else zero
 
     def going(trial: Trial) -> tf.Tensor:
-        return tf.logical_not(trial.done) & (trial.evaluations < TRIALS)
+        return tf.logical_not(trial.done) & (trial.evaluations < most)
 
     def attempt(trial: Trial) -> tuple[Trial]:
         x = state.x + trial.length * direction

@@ -14,8 +14,9 @@ from vgg_normalize import chain
 from vgg_normalize.errors import DevicesError
 
 # What an evaluation works on besides the features that it keeps for the backward pass, in sizes of
-# the largest layer: gradients, windows of convolutions, oneDNN's copies, what the allocator keeps.
-WORKING = 6
+# the largest layer: gradients, windows of convolutions, oneDNN's copies (more of them on processors
+# without AVX-512), what the allocator keeps.
+WORKING = 10
 # Sizes of the weights that the kernels take which `convolution.winograd` makes ready.
 WEIGHTS = 4
 # Pictures besides the pairs: where the run is, where it tries, directions, gradients, spectra, and

@@ -25,10 +25,13 @@ FIRST_CHANGE = 0.03
 
 
 class Optimizer(NamedTuple):
-    """Pure functions: `init(x)` -> state, `step(state)` -> state, one accepted step further."""
+    """Pure functions: `init(x)` -> state, `step(state)` -> state, one accepted step further.
+
+    `step(state, left)` makes do with so many evaluations, at least 1.
+    """
 
     init: Callable[[tf.Tensor], Any]
-    step: Callable[[Any], Any]
+    step: Callable[..., Any]
 
 
 class Preconditioner(NamedTuple):
@@ -68,6 +71,8 @@ class State(NamedTuple):
         evaluations: Of the objective and its gradient.
         stalled: No further descent was found.
         finite: Whether the last search met anything finite.
+        cut: The last search had too few evaluations left; its best point is here, and nothing was
+            learnt from it.  Who goes on with more does so from the state before.
         pairs: The last differences of x and of the scaled gradients.
         rho: 1 / (s.y), [m]; 0 where there is no pair.
         gamma: Factor of the initial inverse Hessian.
@@ -83,6 +88,7 @@ class State(NamedTuple):
     evaluations: tf.Tensor
     stalled: tf.Tensor
     finite: tf.Tensor
+    cut: tf.Tensor
     pairs: Any
     rho: tf.Tensor
     gamma: tf.Tensor
@@ -130,13 +136,14 @@ def lbfgs(
             evaluations=tf.constant(1),
             stalled=tf.logical_not(usable & tf.math.is_finite(value)),
             finite=tf.math.is_finite(largest) & tf.math.is_finite(value),
+            cut=tf.constant(False),
             pairs=kept.init(x),
             rho=tf.zeros([memory], x.dtype),
             gamma=tf.constant(0, x.dtype),
             known=preconditioner.init(x),
         )
 
-    def step(state: State) -> State:
+    def step(state: State, left: tf.Tensor | None = None) -> State:
         def apply(gradient: tf.Tensor) -> tf.Tensor:
             return preconditioner.apply(state.known, gradient)
 
@@ -144,7 +151,15 @@ def lbfgs(
             state.gradient, kept, state.pairs, state.rho, state.gamma, apply, first_change
         )
         slope = dot(direction, state.gradient)
-        found = line_search.search(objective, state, direction, slope)
+        most = line_search.TRIALS if left is None else tf.minimum(left, line_search.TRIALS)
+        found = line_search.search(objective, state, direction, slope, most)
+        if left is None:
+            return learn(state, found)
+        ended = found.done | (found.evaluations >= line_search.TRIALS)
+        # A branch, because pairs in files are written and deleted by what learns.
+        return tf.cond(ended, lambda: learn(state, found), lambda: _cut(state, found))
+
+    def learn(state: State, found: line_search.Trial) -> State:
         s, y = found.x - state.x, found.gradient - state.gradient
         curvature = dot(s, y)
         enough = curvature > RELATIVE_CURVATURE * tf.sqrt(dot(s, s) * dot(y, y))
@@ -168,6 +183,7 @@ def lbfgs(
             evaluations=state.evaluations + found.evaluations,
             stalled=tf.logical_not(found.moved) & tf.logical_not(fresh),
             finite=found.finite,
+            cut=tf.constant(False),
             pairs=kept.add(state.pairs, s, y),
             rho=tf.where(fresh, tf.zeros_like(rho), rho),
             gamma=tf.where(fresh, tf.zeros_like(gamma), gamma),
@@ -175,6 +191,19 @@ def lbfgs(
         )
 
     return Optimizer(init, step)
+
+
+def _cut(state: State, found: line_search.Trial) -> State:
+    """The best point of a search that had to end: no sign that there is no further descent."""
+    return state._replace(
+        x=found.x,
+        value=found.value,
+        gradient=found.gradient,
+        terms=found.terms,
+        steps=state.steps + tf.cast(found.moved, tf.int32),
+        evaluations=state.evaluations + found.evaluations,
+        cut=tf.constant(True),
+    )
 
 
 def inverse_hessian_product(
@@ -209,6 +238,7 @@ class AdamState(NamedTuple):
     evaluations: tf.Tensor
     stalled: tf.Tensor
     finite: tf.Tensor
+    cut: tf.Tensor
     first: tf.Tensor
     second: tf.Tensor
 
@@ -245,11 +275,13 @@ def adam(
             evaluations=tf.constant(1),
             stalled=tf.logical_not(finite),
             finite=finite,
+            cut=tf.constant(False),
             first=zero,
             second=zero,
         )
 
-    def step(state: AdamState) -> AdamState:
+    def step(state: AdamState, left: tf.Tensor | None = None) -> AdamState:
+        # Takes one evaluation, so any number left will do.
         time = tf.cast(state.steps + 1, state.x.dtype)
         first = beta_1 * state.first + (1 - beta_1) * state.gradient
         second = beta_2 * state.second + (1 - beta_2) * tf.square(state.gradient)
@@ -271,6 +303,7 @@ def adam(
             evaluations=state.evaluations + 1,
             stalled=tf.logical_not(good),
             finite=good,
+            cut=tf.constant(False),
             first=choose(first, state.first),
             second=choose(second, state.second),
         )

@@ -77,11 +77,11 @@ class Folder:
     `hold` keeps their files from being deleted.
 
     Args:
-        path: Made if it is not there.
+        path: Made if it is not there; of one run alone, as each begins to count at 1.
         count: Pairs that are kept, m.
 
     Raises:
-        OutputError: The folder or a file cannot be written, or a file is missing.
+        OutputError: The folder cannot be made.
     """
 
     # Entries that are read at once: 16 MiB in float32.
@@ -119,8 +119,9 @@ class Folder:
                 size = entries * np.dtype(dtype).itemsize
                 if number and not (file.is_file() and file.stat().st_size == size):
                     raise OutputError(
-                        f"Expected the pair {file} of the checkpoint. Received: none, or half of "
-                        "it. Give the same --memory_folder, or start afresh without --resume."
+                        f"Expected the pair {file} of the checkpoint. Received: none, or half "
+                        "of it. Give the same --memory_folder, or start afresh: without --resume, "
+                        "and with another --checkpoint."
                     )
 
     def pairs(self) -> Pairs:
@@ -152,16 +153,16 @@ class Folder:
 
     def _add(self, kept: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
         number = int(kept.max()) + 1
-        try:
-            with _writing(self.path):
+        with self._remembered(), _writing(self.path):
+            try:
                 for kind, array in (("s", s), ("y", y)):
                     with self._file(number, kind).open("wb") as file:
                         np.ascontiguousarray(array).tofile(file)
                         file.flush()
                         os.fsync(file.fileno())
-        except OutputError as error:
-            self._error = error
-            raise
+            except OSError:
+                self._delete(number)
+                raise
         after = np.append(kept[1:], number)
         for old in set(self._numbers()) - self._held - set(after.tolist()):
             self._delete(old)
@@ -171,20 +172,22 @@ class Folder:
         self, kept: np.ndarray, rho: np.ndarray, q: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         found, alpha = q.ravel().copy(), np.zeros(self.count, q.dtype)
-        for i in reversed(range(self.count)):
-            if rho[i]:
-                alpha[i] = rho[i] * self._dot(kept[i], "s", found)
-                self._add_to(found, -alpha[i], kept[i], "y")
+        with self._remembered():
+            for i in reversed(range(self.count)):
+                if rho[i]:
+                    alpha[i] = rho[i] * self._dot(kept[i], "s", found)
+                    self._add_to(found, -alpha[i], kept[i], "y")
         return found.reshape(q.shape), alpha
 
     def _second_loop(
         self, kept: np.ndarray, rho: np.ndarray, alpha: np.ndarray, q: np.ndarray
     ) -> np.ndarray:
         found = q.ravel().copy()
-        for i in range(self.count):
-            if rho[i]:
-                beta = rho[i] * self._dot(kept[i], "y", found)
-                self._add_to(found, alpha[i] - beta, kept[i], "s")
+        with self._remembered():
+            for i in range(self.count):
+                if rho[i]:
+                    beta = rho[i] * self._dot(kept[i], "y", found)
+                    self._add_to(found, alpha[i] - beta, kept[i], "s")
         return found.reshape(q.shape)
 
     def _dot(self, number: int, kind: str, q: np.ndarray) -> np.floating[Any]:
@@ -197,10 +200,30 @@ class Folder:
 
     def _read(self, number: int, kind: str, q: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Piece by piece: a mapping's pages would count as this process's memory."""
-        with self._file(int(number), kind).open("rb") as file:
+        place = self._file(int(number), kind)
+        try:
+            file = place.open("rb")
+        except OSError as error:
+            raise _unreadable(place, error.strerror or str(error)) from error
+        with file:
             for start in range(0, q.size, self.CHUNK):
                 at = slice(start, min(start + self.CHUNK, q.size))
-                yield at, np.fromfile(file, q.dtype, at.stop - at.start)
+                try:
+                    piece = np.fromfile(file, q.dtype, at.stop - at.start)
+                except OSError as error:
+                    raise _unreadable(place, error.strerror or str(error)) from error
+                if piece.size < at.stop - at.start:
+                    raise _unreadable(place, "only the beginning of it")
+                yield at, piece
+
+    @contextlib.contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """Remember what goes wrong, for `raise_if_failed`."""
+        try:
+            yield
+        except OutputError as error:
+            self._error = error
+            raise
 
     def _file(self, number: int, kind: str) -> Path:
         return self.path / f"pair{number}.{kind}"
@@ -215,3 +238,10 @@ class Folder:
 
 def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
     return output.writing(folder, "a folder for pairs", "--memory_folder")
+
+
+def _unreadable(place: Path, what: str) -> OutputError:
+    return OutputError(
+        f"Expected the pair {place}, which this run wrote. Received: {what}. Let nothing else "
+        "change --memory_folder, and run again."
+    )

@@ -185,7 +185,8 @@ def minimize(
 ) -> Iterator[Any]:
     """Yields the first state and one after each accepted step.
 
-    Ends after so many evaluations, or when no further step can be made.
+    Ends after so many evaluations, and never more, or when no further step can be made.  The last
+    state may be `cut`: one goes on with more evaluations from the state before it.
 
     Args:
         method: An optimiser.
@@ -196,10 +197,11 @@ def minimize(
     if state is None:
         state = method.init(x)
     yield state
-    step = tf.function(method.step, autograph=False).get_concrete_function(state)
+    left = tf.constant(evaluations - int(state.evaluations))
+    step = tf.function(method.step, autograph=False).get_concrete_function(state, left)
     while int(state.evaluations) < evaluations and not bool(state.stalled):
         before = int(state.steps)
-        state = step(state)
+        state = step(state, tf.constant(evaluations - int(state.evaluations)))
         if int(state.steps) > before:
             yield state
     if bool(state.stalled):

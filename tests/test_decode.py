@@ -208,6 +208,51 @@ def test_garbage_in_a_jpeg_that_is_decoded_left_no_trace_but_padding():
                 assert re.search(r": \d extraneous bytes", str(error))
 
 
+def test_a_stream_of_zeros_is_told_in_every_kind_of_jpeg():
+    pixels = Image.fromarray(picture(300, 400))
+    for mode in ("RGB", "L", "CMYK"):
+        whole = encode(pixels.convert(mode), quality=90)
+        assert decode.jpeg_fault(whole) == ""
+        for share in (0.3, 0.5, 0.8):
+            at = int(share * len(whole))
+            damaged = whole[:at] + b"\0" * 300 + whole[at + 300 :]
+            assert "damaged JPEG" in decode.jpeg_fault(damaged)
+            assert decode.fault(damaged) == decode.jpeg_fault(damaged)
+
+
+SAMPLES = [
+    JPEG,
+    encode(PIXELS, progressive=True),
+    encode(GREY),
+    encode(Image.fromarray(PIXELS).convert("CMYK")),
+    encode(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG"),
+    encode(RGBA, "PNG"),
+    encode(PIXELS, "TIFF"),
+    *EXACT.values(),
+]
+
+
+@pytest.mark.timeout(120)
+def test_whatever_the_damage_there_is_a_reason_an_image_or_a_refusal():
+    for seed in range(200):
+        damaged = bytearray(SAMPLES[seed % len(SAMPLES)])
+        random = np.random.default_rng(seed)
+        # Headers matter most.
+        last = min(100, len(damaged)) if random.random() < 0.5 else len(damaged)
+        for at in random.integers(0, last, random.integers(1, 5)):
+            damaged[at] = random.integers(0, 256)
+        if random.random() < 0.3:
+            del damaged[random.integers(1, len(damaged)) :]
+        reason = decode.fault(bytes(damaged))
+        assert "\n" not in reason, seed
+        if not reason:
+            try:
+                found = decoded(bytes(damaged))
+            except tf.errors.InvalidArgumentError:
+                continue
+            assert found.dtype == np.uint8 and found.shape[2] == 3, seed
+
+
 def test_case_20_and_21_bombs_take_no_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for side in (10_000, 13_000, 20_000, 65_000):

@@ -59,8 +59,7 @@ SHALLOW = ("--content_layers=block1_conv1", "--style_layers=block1_conv1")
 def test_a_process_takes_about_what_was_estimated(side, tile, optimizer, pairs):
     """Bounds of 0.45 and 1.1 of the estimate.
 
-    On 2 CPUs it took 0.59 to 0.89 of it at 256 to 1024 pixels, to block3_conv1 and to block5_conv1,
-    and with tiles 0.59 to 1.01.
+    It takes a fifth more on processors without AVX-512 than with it.
     """
     found = python(MEASURE, side, tile, optimizer, pairs)
     assert found.returncode == 0, found.stderr
@@ -252,7 +251,7 @@ def test_where_only_files_help_the_folder_is_named(run, refused, room, need, tmp
 def test_where_nothing_helps_the_size_is_to_be_lowered(refused, room, options):
     room(2**20)
     said = refused(5, f"--size={SIZE}", *SHALLOW, *options)
-    assert said.endswith("Lower --size.\n") and "tile" not in said and "0.0 GiB" in said
+    assert said.endswith("Lower --size.") and "tile" not in said and "0.0 GiB" in said
 
 
 def test_adam_keeps_no_pairs_for_files_to_hold(refused, room, need):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from vgg_normalize import errors
-from vgg_normalize.progress import Interrupted, Stop, one_line
+from vgg_normalize.progress import Interrupted, Stop, one_line, say
 
 
 def defaults(settings: type) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def run(
     argv: Sequence[str] | None,
     *,
     less_memory: str,
+    also: Sequence[str] = (),
 ) -> int:
     """Parse the flags and do the work; every error becomes one line and an exit code.
 
@@ -59,6 +61,7 @@ def run(
         work: (flag name to value, names of those that were given, stop).
         argv: Program name and arguments; default: the process's.
         less_memory: What to do where memory runs out.
+        also: Names of flags that the work gets besides.
     """
     values = flags.FlagValues()
     define_flags(values)
@@ -69,23 +72,24 @@ def run(
     try:
         stop.install()
         arguments = list(sys.argv if argv is None else argv)
-        found = _parse(usage, values, list(defaults(settings)), required, arguments)
+        found = _parse(usage, values, [*defaults(settings), *also], required, arguments)
         if found is not None:
             work(found, {flag for flag in found if values[flag].present}, stop)
     except errors.Error as error:
         if values.is_parsed() and values.debug:
             traceback.print_exc()
-        print(f"{name}: {one_line(error)}", file=sys.stderr)
+        say(f"{name}: {one_line(error)}")
         return error.exit_code
     except Interrupted as interrupted:
-        print(f"{name}: interrupted", file=sys.stderr)
+        say(f"{name}: interrupted")
         return interrupted.exit_code
+    except BrokenPipeError:  # `| head` has seen enough of the help
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except Exception as error:
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
-        print(
-            f"{name}: Expected enough memory. Received: none left. {less_memory}", file=sys.stderr
-        )
+        say(f"{name}: Expected enough memory. Received: none left. {less_memory}")
         return errors.DevicesError.exit_code
     return 0
 
@@ -111,6 +115,11 @@ def _parse(
     if values.help:
         print(f"{usage}\n{values.main_module_help() or values.get_help()}")
         return None
+    if rest and os.path.exists(rest[0]):
+        raise errors.UsageError(
+            f"Expected flags only. Received: {rest[0]!r}, which is a file. Give it to a flag; several "
+            "values of one flag are separated by commas, as in --style=a.png,b.png."
+        )
     if rest:
         raise errors.UsageError(
             f"Expected flags only. Received: {rest[0]!r}. In a flagfile every line is "
@@ -126,6 +135,11 @@ def _parse(
             raise errors.UsageError(
                 f"Expected --{name} without quotes. Received: --{name}={text}. Leave them out: a "
                 "flagfile is taken literally."
+            )
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise errors.UsageError(
+                f"Expected --{name} to be a finite number. Received: {value}. Correct it."
             )
     return {name: values[name].value for name in wanted}
 
@@ -147,8 +161,8 @@ class _Flagfile(flags.Flag):
 def starting_tensorflow() -> Iterator[None]:
     """Imports in here that fail say so in one line; TensorFlow's notices are kept back.
 
-    It writes half a page about this machine before any log level counts; it is shown only when
-    the import fails.
+    At the end a line says which devices there are.  TensorFlow writes half a page about this
+    machine before any log level counts; it is shown only when the import fails.
 
     Raises:
         UsageError: Keras would not run on TensorFlow, channels last, in float32.
@@ -162,8 +176,10 @@ def starting_tensorflow() -> Iterator[None]:
     try:
         with _hushed():
             import keras
-            import tensorflow  # noqa: F401
 
+            from vgg_normalize import devices
+
+            found_devices = devices.describe()
             yield
     except (ImportError, ValueError, RuntimeError) as error:
         if isinstance(error, errors.Error):
@@ -184,11 +200,15 @@ def starting_tensorflow() -> Iterator[None]:
                 f"Expected Keras' {key} to be {value}. Received: {found[key]!r}. Unset "
                 "KERAS_BACKEND and correct keras.json."
             )
+    say(found_devices)
 
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Keep back what is written to standard error, also by C++; show it if this fails."""
+    if sys.stderr is None:  # closed: 2>&-
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as notes:

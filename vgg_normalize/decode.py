@@ -46,7 +46,7 @@ def resize(pixels: tf.Tensor, mode: str, size: int) -> tf.Tensor:
     """Pixels (uint8, [H, W, 3]) as an image in [0, 1], resized with antialiasing (bilinear).
 
     Args:
-        pixels: The decoded picture.
+        pixels: The decoded picture, uint8, [H, W, 3], in 0..255.
         mode: "squash" to size x size; "crop": short side to size x 256/224, then the centre;
             "none": as it is.
         size: Side of the image in pixels.
@@ -86,6 +86,10 @@ def fault(encoded: bytes, min_side: int = 1) -> str:
 
     Looks at what TensorFlow would pass over: it has no limit on size, takes the palette indices
     of a BMP for grey, and decodes a JPEG with garbage in its stream to grey blocks without a word.
+
+    Args:
+        encoded: The bytes of a picture file.
+        min_side: The least width and height in pixels that the network takes.
     """
     if not encoded:
         return "empty file"
@@ -108,14 +112,14 @@ def fault(encoded: bytes, min_side: int = 1) -> str:
         return f"{width} x {height} pixels; at most {MAX_PIXELS} are read"
     if min(width, height) < min_side:
         return f"{width} x {height} pixels; this network needs {min_side} x {min_side}"
-    return _jpeg_fault(encoded) if kind in ("JPEG", "MPO") else ""
+    return jpeg_fault(encoded) if kind in ("JPEG", "MPO") else ""
 
 
-def _jpeg_fault(encoded: bytes) -> str:
-    """What libjpeg says of the stream, where that means lost pixels.
+def jpeg_fault(encoded: bytes) -> str:
+    """What libjpeg says of a JPEG's stream, where that means lost pixels; "" for a good one.
 
     Its other complaints (a padding byte before the end, unusual scan parameters) are common in
-    real photographs and harmless.
+    real photographs and harmless.  What stops a decoder altogether is left to the decoder.
     """
     try:
         # At an eighth of the size the whole stream is read and hardly any pixel computed.

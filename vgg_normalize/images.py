@@ -7,8 +7,10 @@ workers, and every picture that was skipped can be named.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,24 +23,15 @@ from vgg_normalize import decode, sample
 from vgg_normalize.errors import ImagesError
 
 EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".heic",
-        ".jxl",
-    ]
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+    + (".tif", ".tiff", ".avif", ".heic", ".jxl")
 )
+# What is given in place of a folder of pictures: single pictures, by their beginning, and weights.
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+_WEIGHTS = (".h5", ".hdf5", ".keras", ".npz", ".npy", ".pth", ".pt", ".bin", ".safetensors", ".pb")
 
 _CORES = os.cpu_count() or 1
+NOT_REGULAR = "not a regular file"
 # Batches that wait decoded while the network computes.
 PREFETCH = 2
 
@@ -50,7 +43,8 @@ class Source(NamedTuple):
         name: As the user gave it.
         total: How many pictures.
         sha256: Over the ordered names and sizes in bytes; another set gives another sum.
-        encoded: Ascending indices -> data set of (index, bytes).
+        encoded: Indices -> data set of (index, bytes) in their order; of a TensorFlow data set,
+            which is read from its start to its end, they must ascend.
         read: index -> (name, bytes); raises OSError where it cannot be read.
         mixed: Whether the order is random, so that the first pictures stand for all.
     """
@@ -82,13 +76,14 @@ def open_source(spec: str, *, max_images: int = 0, seed: int = 0, shuffle: bool 
     if spec.startswith("tfds:"):
         return _tfds(spec, max_images)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(spec, path, max_images, seed, shuffle)
-    if path.is_file():
+    if os.path.isfile(path):
         return _tar(spec, path, max_images)
+    what = f"is {NOT_REGULAR}" if os.path.exists(path) else "does not exist"
     raise ImagesError(
-        f"Expected a folder, a .tar, tfds:NAME/SPLIT or sample. Received: {spec!r}, which does "
-        "not exist. Check --images."
+        f"Expected a folder, a .tar, tfds:NAME/SPLIT or sample. Received: {spec!r}, which {what}. "
+        "Check --images."
     )
 
 
@@ -148,14 +143,12 @@ def _folder(spec: str, root: Path, max_images: int, seed: int, shuffle: bool) ->
         names = [names[i] for i in (chosen if shuffle else np.sort(chosen))]
     paths = [os.path.join(root, name) for name in names]
 
-    def size(path: str) -> int:
-        try:
-            return os.stat(path).st_size
-        except OSError:
-            return -1
+    found = [_status(path) for path in paths]
+    # A pipe or a device would keep a reader waiting for ever: no file is "", so it is left out.
+    irregular = {i for i, one in enumerate(found) if one and not stat.S_ISREG(one.st_mode)}
 
     def encoded(indices: np.ndarray) -> tf.data.Dataset:
-        chosen = [os.fsencode(paths[i]) for i in indices]
+        chosen = [b"" if i in irregular else os.fsencode(paths[i]) for i in indices]
         both = tf.data.Dataset.from_tensor_slices((indices, tf.constant(chosen, tf.string)))
         return both.map(
             lambda index, path: (index, tf.io.read_file(path)), num_parallel_calls=_CORES
@@ -163,10 +156,19 @@ def _folder(spec: str, root: Path, max_images: int, seed: int, shuffle: bool) ->
 
     def read(index: int) -> tuple[str, bytes]:
         with _naming(names[index]):
+            if index in irregular:
+                raise OSError(errno.EINVAL, NOT_REGULAR)
             return names[index], Path(paths[index]).read_bytes()
 
-    digest = _digest((name, size(path)) for name, path in zip(names, paths, strict=True))
+    digest = _digest((n, s.st_size if s else -1) for n, s in zip(names, found, strict=True))
     return Source(spec, len(names), digest, encoded, read, mixed=shuffle)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -194,9 +196,10 @@ def _tar(spec: str, path: Path, max_images: int) -> Source:
                 if os.path.splitext(member.name)[1].lower() in EXTENSIONS
             ]
     except (tarfile.TarError, EOFError, OSError) as error:
+        what = f"cannot be read ({' '.join(str(error).split())}). Fetch it again or unpack it."
         raise ImagesError(
-            f"Expected an uncompressed tar of pictures. Received: {spec!r}, which cannot be read "
-            f"({' '.join(str(error).split())}). Fetch it again or unpack it into a folder."
+            f"Expected an uncompressed tar of pictures. Received: {spec!r}, which "
+            f"{_other_kind(path) or what}"
         ) from error
     if not members:
         raise ImagesError(
@@ -212,6 +215,18 @@ def _tar(spec: str, path: Path, max_images: int) -> Source:
 
     digest = _digest((name, size) for name, _, size in members)
     return Source(spec, len(members), digest, _from_python(read), read)
+
+
+def _other_kind(path: Path) -> str:
+    """What a file is that is no tar, and what to give instead; "" where that cannot be told."""
+    begin = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        begin = file.read(8)
+    if path.suffix.lower() in EXTENSIONS or begin.startswith(_PICTURES):
+        return "is a picture; give the folder that holds it."
+    if path.suffix.lower() in _WEIGHTS or begin.startswith(b"\x89HDF"):
+        return "is a file of weights; give a folder of pictures."
+    return ""
 
 
 def _safe_members(archive: tarfile.TarFile, spec: str) -> Iterator[tarfile.TarInfo]:
@@ -303,10 +318,9 @@ def _tfds(spec: str, max_images: int) -> Source:
 
     info = builder.info.splits[split]
     entries = [(f"{builder.info.full_name}/{split}[:{count}]", count)]
-    for path in getattr(info, "filepaths", []):
-        entries.append(
-            (os.path.basename(path), os.path.getsize(path) if os.path.exists(path) else 0)
-        )
+    for path in map(str, getattr(info, "filepaths", [])):
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        entries.append((os.path.basename(path), size))
     return Source(spec, count, _digest(entries), encoded, read, mixed=True)
 
 
@@ -331,7 +345,7 @@ def batches(
 
     Args:
         source: Where they come from.
-        indices: Which of its pictures, ascending.
+        indices: Which of its pictures, in the order in which they come (see `Source.encoded`).
         batch_size: Images in a batch; 1 with resize "none", where every size differs.
         resize: "squash", "crop" or "none", see `decode.resize`.
         image_size: Side in pixels.

@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from vgg_normalize import checkpoint
 from vgg_normalize.errors import OutputError
@@ -20,6 +19,8 @@ try:
     import fcntl
 except ImportError:  # Windows: no locks, everything else holds
     fcntl = None  # type: ignore[assignment]
+
+LOCK = "lock"
 
 
 class Workplace:
@@ -48,7 +49,7 @@ class Workplace:
     def clear(self) -> None:
         """Forget the checkpoint and whatever was written so far."""
         for path in self.partial.iterdir():
-            if path.name != "lock":
+            if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def empty_new(self) -> Path:
@@ -93,12 +94,7 @@ def workplace(directory: str, *, overwrite: bool, resume: bool) -> Iterator[Work
                 f"Expected a directory as output. Received: {target}, which is a "
                 f"{'link' if target.is_symlink() else 'file'}. Choose another --output."
             )
-        place.partial.mkdir(exist_ok=True)
-        lock = (place.partial / "lock").open("w")
-        lock.write("a run of vgg_normalize holds this\n")
-        lock.flush()
-    with lock:
-        _lock(lock, target)
+    with locked(place.partial, target=target):
         try:
             with writing(target):
                 _prepare(place, overwrite, resume)
@@ -120,11 +116,8 @@ def _prepare(place: Workplace, overwrite: bool, resume: bool) -> None:
         )
     if overwrite and not resume:
         place.clear()
-    if place.has_checkpoint() and not resume:
-        raise OutputError(
-            f"Expected a new output. Received: {place.partial}, the checkpoint of an interrupted "
-            "run. Use --resume to go on, or --overwrite to start afresh."
-        )
+    if not resume:
+        checkpoint.require_free(place.checkpoint, "or --overwrite to start afresh")
 
 
 def is_interrupted(directory: str) -> bool:
@@ -150,13 +143,62 @@ def _absolute(directory: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(directory)))
 
 
-def _lock(file: IO[str], target: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+@contextlib.contextmanager
+def locked(
+    folder: Path, what: str = "an output", flag: str = "--output", target: Path | None = None
+) -> Iterator[None]:
+    """Hold a folder, made if need be, against other runs of any command.
+
+    The lock goes with the process, however that ends; its file may stay and means nothing.
+
+    Args:
+        folder: What is held; its parent must be there.
+        what: What it is, in errors.
+        flag: By which it is chosen.
+        target: What errors name; default: the folder.
+
+    Raises:
+        OutputError: Another run holds it, or it cannot be written.
+    """
+    target = target or folder
+    made = not folder.exists()
+    with writing(target, what, flag):
+        lock = _held(folder / LOCK)
+    if lock is None:
         raise OutputError(
             f"Expected one run at a time. Received: {target}, which another run is writing. "
-            "Wait for it, or choose another --output."
-        ) from error
+            f"Wait for it, or choose another {flag}."
+        )
+    try:
+        yield
+    finally:
+        if made:
+            _remove_empty(folder)
+        os.close(lock)
+
+
+def _held(place: Path) -> int | None:
+    """A descriptor that holds the lock file, made with its folder, or None if another does."""
+    while True:
+        place.parent.mkdir(exist_ok=True)
+        lock = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:  # a file system without locks: everything else holds
+            return lock
+        # Whoever held it may have deleted it before it could be held here.
+        if place.exists() and os.path.samestat(os.fstat(lock), place.stat()):
+            return lock
+        os.close(lock)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Delete a folder in which there is nothing but the lock."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -13,12 +15,17 @@ from typing import Any
 from tqdm import tqdm
 
 # Seconds between two plain lines.
-INTERVAL = 10.0
+INTERVAL = 5.0
+# Seconds that a second signal waits for Python's turn before the process is ended without it.
+GRACE = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def say(line: str) -> None:
-    """One line to whoever watches."""
-    tqdm.write(line, file=sys.stderr)
+    """One line to whoever watches; nobody may (a closed standard error, a pipe that ended)."""
+    if sys.stderr is not None:
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(line, file=sys.stderr)
 
 
 class Progress:
@@ -33,7 +40,7 @@ class Progress:
             desc=title,
             unit=unit,
             smoothing=0.1,
-            disable=not sys.stderr.isatty(),
+            disable=sys.stderr is None or not sys.stderr.isatty(),
         )
         self._title, self._unit, self._total = title, unit, total
         self._first = self._done = done
@@ -75,19 +82,48 @@ class Interrupted(BaseException):
 class Stop:
     """Turns Ctrl-C and SIGTERM into `Interrupted`, or, inside `deferred`, into a wish.
 
-    A second signal is always obeyed at once.
+    A second signal is always obeyed at once, and inside C++ that is long at work, where Python
+    hears of none, by ending the process: what is being written is beside its place.
     """
+
+    _bell: tuple[int, int] | None = None  # the pipe of the last one installed in this process
 
     def __init__(self) -> None:
         self.wanted: int | None = None
         self._deferring = False
+        self._heard = 0
 
     def install(self) -> None:
         """Handle both signals; only the main thread may."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in SIGNALS:
             signal.signal(signum, self._handle)
+        if os.name != "posix":
+            return
+        # Python's own part of the handler writes each signal there at once, wherever it is.
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if Stop._bell is not None and Stop._bell[0] == os.getpid():
+            os.close(Stop._bell[1])
+        Stop._bell = os.getpid(), writer
+        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+
+    def _watch(self, reader: int) -> None:
+        """End the process where Python does not come to obey a second signal."""
+        came = 0
+        while received := os.read(reader, 1):
+            came += received[0] in SIGNALS
+            if came < 2 or received[0] not in SIGNALS:
+                continue
+            time.sleep(GRACE)
+            # Not where others handle signals by now.
+            if self._heard < 2 and signal.getsignal(received[0]) == self._handle:
+                os.write(2, b"ended at once\n")
+                os._exit(128 + received[0])
+        os.close(reader)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self._heard += 1
         first = self.wanted is None
         self.wanted = signum
         if not (self._deferring and first):
