@@ -1,13 +1,15 @@
 """Writes the pictures that the style configs use into pictures/: python configs/pictures.py
 
-The photographs are scikit-image's (public domain: `chelsea` by Stefan van der Walt, `astronaut` by
-NASA); `pip install '.[demo]'` brings them.  The style pictures are made here in code.
+The photographs are scikit-image's (public domain: `chelsea` by Stefan van der Walt, `coffee` by
+Rachel Michetti, `astronaut` by NASA, `rocket` by SpaceX); `pip install '.[demo]'` brings them.  The
+style pictures are made here in code.
 """
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.spatial import cKDTree
 from skimage import data
 
 from vgg_normalize import sample
@@ -55,12 +57,67 @@ def strokes(height: int, width: int, seed: int = 3) -> np.ndarray:
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
+def mosaic(height: int, width: int, seed: int = 5) -> np.ndarray:
+    """Stained glass: the cells of random points in bright colours, shaded, with lead between."""
+    random = np.random.default_rng(seed)
+    palette = np.array(
+        [
+            [0.80, 0.12, 0.10],
+            [0.95, 0.62, 0.08],
+            [0.98, 0.86, 0.25],
+            [0.05, 0.30, 0.62],
+            [0.07, 0.55, 0.60],
+            [0.93, 0.90, 0.82],
+            [0.45, 0.08, 0.35],
+            [0.10, 0.42, 0.18],
+        ]
+    )
+    count = height * width // 1500
+    points = random.uniform(0, 1, (count, 2)) * [height, width]
+    places = np.stack(np.mgrid[:height, :width], -1).astype(float)
+    distances, nearest = cKDTree(points).query(places, k=2)
+    cell = nearest[..., 0]
+    colors = palette[random.integers(0, len(palette), count)] + random.normal(0, 0.05, (count, 3))
+    slopes = random.normal(0, 0.12, (count, 2))
+    shade = ((places - points[cell]) / 20 * slopes[cell]).sum(-1)
+    glass = np.clip((distances[..., 1] - distances[..., 0] - 2.5) / 1.5, 0, 1)[..., None]
+    canvas = glass * (colors[cell] + shade[..., None]) + (1 - glass) * [0.06, 0.05, 0.07]
+    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+
+
+def hatching(height: int, width: int, seed: int = 9) -> np.ndarray:
+    """Blue ink hatched on cream paper in three directions, with red washes."""
+    random = np.random.default_rng(seed)
+
+    def smooth(size: int) -> np.ndarray:
+        coarse = random.normal(size=(height // size + 3, width // size + 3)).astype(np.float32)
+        return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+    y, x = np.mgrid[:height, :width]
+    tone, flow = smooth(90), smooth(140) * 1.2
+    canvas = np.tile([0.95, 0.91, 0.80], (height, width, 1))
+    for threshold, angle in ((-0.9, 0.6), (-0.1, -0.5), (0.6, 1.9)):
+        along = angle + flow / 2
+        phase = x * np.cos(along) + y * np.sin(along) + smooth(12) * 1.5
+        line = np.clip(1.3 - np.abs(phase / 5 % 1 - 0.5) * 5, 0, 1)
+        line = line * np.clip((tone - threshold) * 2.5, 0, 1)
+        line = (line * (0.75 + 0.25 * np.clip(smooth(3), -1, 1)))[..., None]
+        canvas = canvas * (1 - line) + line * [0.10, 0.12, 0.30]
+    wash = 0.8 * np.clip(smooth(110) - 0.9, 0, 1)[..., None]
+    canvas = canvas * (1 - wash) + wash * canvas * [0.75, 0.25, 0.15]
+    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+
+
 def main() -> None:
     folder = Path("pictures")
     folder.mkdir(exist_ok=True)
     Image.fromarray(data.chelsea()).save(folder / "cat.png")
     Image.fromarray(data.astronaut()).save(folder / "astronaut.png")
+    Image.fromarray(data.coffee()).save(folder / "coffee.png")
+    Image.fromarray(data.rocket()).save(folder / "rocket.png")
     Image.fromarray(strokes(512, 640)).save(folder / "strokes.png")
+    Image.fromarray(mosaic(512, 640)).save(folder / "mosaic.png")
+    Image.fromarray(hatching(512, 640)).save(folder / "hatching.png")
     leaves = Image.fromarray(sample.picture(4)).resize((480, 660), Image.Resampling.LANCZOS)
     leaves.save(folder / "leaves.png")
 

@@ -5,7 +5,7 @@
     shape, start = content.shape[:2], synthesis.as_batch(content)
     terms = synthesis.content_terms(model, [("block4_conv2", 1.0)], 1.0, shape=shape)
     terms += synthesis.style_terms(
-        model, [synthesis.Style(painting)], [("block1_conv1", 1.0)], 100.0, shape=shape
+        model, [synthesis.Style(painting)], [("block1_conv1", 1.0)], 1.0, shape=shape
     )
     evaluate = evaluation.evaluator(model, terms, shape, content=start, tile=0)
     method = synthesis.optimizer("lbfgs", evaluate, shape)

@@ -83,12 +83,53 @@ def total_sums(
     return _once(lambda picture: _over_tiles(of_tile, tiling, picture), picture)
 
 
+def total_values(
+    model: keras.Model,
+    groups: Sequence[tuple[Sequence[Term], tf.Tensor]],
+    *,
+    content: tf.Tensor,
+    tile: int = 0,
+) -> list[float]:
+    """For each group of terms its value at a picture, without gradients.
+
+    Args:
+        model: A chain of layers.
+        groups: Terms, and the picture [1, H, W, 3] at which they are wanted.
+        content: The picture that terms compare with, [1, H, W, 3].
+        tile: See `tiles.cut`.
+    """
+    names = [term.layer for terms, _ in groups for term in terms]
+    compared = {term.layer for terms, _ in groups for term in terms if term.compares}
+    tiling = tiles.cut(model, names, tuple(content.shape[1:3]), tile)
+    kernels: dict[str, Convolve] = {}
+    look = [extractor(model, [t.layer for t in terms], kernels=kernels) for terms, _ in groups]
+    compare = extractor(model, sorted(compared), kernels=kernels)
+
+    def of_tile(content: tf.Tensor, pictures: Sequence[tf.Tensor], i: tf.Tensor) -> list[Any]:
+        references = compare(tiles.window(content, tiling, i)) if compared else {}
+        sums = []
+        for (terms, _), picture, features in zip(groups, pictures, look, strict=True):
+            parts = tiles.parts(features(tiles.window(picture, tiling, i)), references, tiling, i)
+            sums.append([term.sums(parts[term.layer]) for term in terms])
+        return sums
+
+    def values(content: tf.Tensor, pictures: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        sums = _over_tiles(of_tile, tiling, content, pictures)
+        return [
+            tf.add_n(list(_by_kind(terms, found).values()))
+            for (terms, _), found in zip(groups, sums, strict=True)
+        ]
+
+    traced = tf.function(values, autograph=False)
+    return [float(value) for value in traced(content, [picture for _, picture in groups])]
+
+
 def _once(function: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
     """The function of x, computed as a graph without TensorFlow's warnings of many tracings."""
     return tf.function(function, autograph=False).get_concrete_function(x)(x)
 
 
-def _over_tiles(of_tile: Callable[..., Any], tiling: Tiling, *pictures: tf.Tensor) -> Any:
+def _over_tiles(of_tile: Callable[..., Any], tiling: Tiling, *pictures: Any) -> Any:
     """The sum of a function (pictures, i) over all tiles."""
     if tiling.tiles == 1:
         return of_tile(*pictures, tf.constant(0))

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from style import image, synthesis
+from style import colors, image, synthesis
 from style.settings import Settings
 from vgg_normalize.errors import ImagesError, UsageError
 
@@ -64,9 +64,9 @@ class Pictures:
         for i, pixels in enumerate(self._styles):
             fitted = image.fit(pixels, max(shape) * self.settings.style_scale)
             if self.settings.preserve_color == "luminance":
-                fitted = image.match_luminance(fitted, self.content(shape))
+                fitted = colors.match_luminance(fitted, self.content(shape))
             elif self.settings.preserve_color == "match":
-                fitted = image.match_colors(
+                fitted = colors.match_colors(
                     fitted, self.content(shape), root=self.settings.color_root
                 )
             masks, places = self._style_masks, self._content_masks
@@ -79,6 +79,10 @@ class Pictures:
                 )
             )
         return found
+
+    def styles_as(self, shape: tuple[int, int]) -> list[np.ndarray]:
+        """The styles brought to the size of the result, whatever their aspect."""
+        return [np.clip(image.resize(style.pixels, *shape), 0, 1) for style in self.styles(shape)]
 
     def first(self, shape: tuple[int, int]) -> np.ndarray:
         """The picture to begin with."""
@@ -93,7 +97,7 @@ class Pictures:
     def finished(self, pixels: np.ndarray) -> np.ndarray:
         """The result as it is saved."""
         if self.settings.preserve_color == "luminance":
-            return image.with_luminance(pixels, self.content(pixels.shape[:2]))
+            return colors.with_luminance(pixels, self.content(pixels.shape[:2]))
         return pixels
 
 
@@ -101,7 +105,7 @@ def load_masks(paths: tuple[str, ...]) -> list[np.ndarray]:
     """Masks [H, W, 1] in [0, 1]: the luma of pictures, each with something white."""
     masks = []
     for path in paths:
-        mask = image.load(path).pixels @ image.LUMA
+        mask = image.load(path).pixels @ colors.LUMA
         if not mask.max() > 0:
             raise ImagesError(
                 f"Expected a mask with something white. Received: {path!r}, all black. Correct it."

@@ -18,8 +18,8 @@ INITS = {"transfer": "content", "amalgamation": "style", "texture": "noise", "in
 class Settings:
     """What is asked for; the contract of each field stands with its flag in `__main__`."""
 
-    model: str
     output: str
+    model: str = "vgg19"
     task: str = "transfer"
     content: str | None = None
     style: tuple[str, ...] = ()
@@ -29,6 +29,7 @@ class Settings:
     content_layers: tuple[tuple[str, float], ...] = ()
     style_layers: tuple[tuple[str, float], ...] = ()
     content_weight: float = 1.0
+    strength: float = 0.5
     style_weight: float | None = None
     tv_weight: float | None = None
     norm_weight: float = 0.03
@@ -57,16 +58,7 @@ class Settings:
     resume: bool = False
 
 
-# What gave good pictures of the cat in strokes (configs/transfer.cfg) with the first five layers of
-# the published network, by eye; the losses' own magnitudes differ.
-STYLE_WEIGHTS = {
-    "gram": 1e2,
-    "moments": 1e2,
-    "mmd_linear": 1e3,
-    "mmd_poly": 1e2,
-    "mmd_gaussian": 1e4,
-    "wasserstein": 1e2,
-}
+STYLE_LOSSES = ("gram", "moments", "mmd_linear", "mmd_poly", "mmd_gaussian", "wasserstein")
 TV_WEIGHTS = {"transfer": 0.0, "texture": 0.0, "amalgamation": 0.0, "inversion": 0.03}
 # Which flags a task does not look at.
 UNUSED = {
@@ -74,17 +66,19 @@ UNUSED = {
     "amalgamation": ("norm_weight",),
     "texture": (
         *("content", "content_layers", "content_weight", "content_mask", "preserve_color"),
-        *("color_root", "norm_weight"),
+        *("color_root", "norm_weight", "strength"),
     ),
     "inversion": (
         *("style", "style_blend", "style_scale", "style_layers", "style_weight", "style_loss"),
+        "strength",
         *("preserve_color", "color_root", "content_mask", "style_mask"),
     ),
 }
-# What a checkpoint need not agree on: of pictures and weights it knows the content.
+# What a checkpoint need not agree on: of pictures and weights it knows the content.  More steps are
+# more of the same; `Checkpoints` sees where they are not.
 FREE = (
     *("output", "log", "preview_every", "animation", "checkpoint", "checkpoint_every", "resume"),
-    *("model", "content", "style", "content_mask", "style_mask"),
+    *("model", "content", "style", "content_mask", "style_mask", "bits", "steps"),
 )
 
 
@@ -102,10 +96,10 @@ TRAINING: dict[str, dict[str, Any]] = {
 class TrainSettings:
     """What `style.train` is asked for; the contract of each field stands with its flag there."""
 
-    model: str
     content: str
     style: str
     output: str
+    model: str = "vgg19"
     method: str = "adain"
     overwrite: bool = False
     size: int = 256
@@ -131,10 +125,11 @@ class TrainSettings:
     resume: bool = False
 
 
-# What a training's checkpoint need not agree on: of pictures and weights it knows the content.
+# What a training's checkpoint need not agree on: of pictures and weights it knows the content.  A
+# training that diverged goes on with a lower rate.
 TRAIN_FREE = (
     *("output", "overwrite", "log", "tensorboard", "preview", "preview_every", "checkpoint"),
-    *("checkpoint_every", "resume", "steps", "model", "content", "style"),
+    *("checkpoint_every", "resume", "steps", "learning_rate", "model", "content", "style"),
 )
 
 
@@ -155,6 +150,8 @@ class ApplySettings:
     content_mask: tuple[str, ...] = ()
     tile: int = 0
     bits: int = 8
+    overwrite: bool = False
+    max_skipped: int = 0
 
 
 def parse_layers(flag: str, texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

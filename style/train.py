@@ -12,9 +12,10 @@ from typing import Any
 from absl import flags
 
 from style.flags import define_going_on
-from style.settings import STYLE_WEIGHTS, TRAINING, TrainSettings, parse_layers
+from style.settings import STYLE_LOSSES, TRAINING, TrainSettings, parse_layers
 from vgg_normalize import command
-from vgg_normalize.progress import Stop
+from vgg_normalize.paths import require_distinct
+from vgg_normalize.progress import Stop, say
 
 NAME = "style.train"
 DEFAULTS: dict[str, Any] = command.defaults(TrainSettings)
@@ -25,7 +26,12 @@ def define_flags(values: flags.FlagValues) -> None:
     add = command.adder(values, DEFAULTS)
     string, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
     add(flags.DEFINE_enum, "method", list(TRAINING), "Which network.")
-    add(string, "model", "Directory that vgg_normalize saved: the losses, and AdaIN's encoder.")
+    add(
+        string,
+        "model",
+        "The losses' network, and AdaIN's encoder: vgg19, vgg19_original, a directory that vgg_normalize "
+        "saved, or a file of weights.",
+    )
     add(string, "content", "Folder or .tar of content pictures.")
     add(string, "style", "Folder or .tar of style pictures; of cin each becomes a style.")
     add(string, "output", "Directory to make.")
@@ -40,9 +46,17 @@ def define_flags(values: flags.FlagValues) -> None:
     add(whole, "steps", f"Steps ({defaults['steps']}).", lower_bound=1)
     add(number, "learning_rate", f"Of Adam ({defaults['learning_rate']}).", lower_bound=0.0)
     add(number, "decay", f"rate / (1 + decay step) ({defaults['decay']}).", lower_bound=0.0)
-    add(flags.DEFINE_list, "content_layers", "LAYER:WEIGHT, ... (not of adain; the deepest).")
-    add(flags.DEFINE_list, "style_layers", "LAYER:WEIGHT, ... (blockK_conv1:1, K = 1 to 5).")
-    add(flags.DEFINE_enum, "style_loss", list(STYLE_WEIGHTS), "(adain moments; else gram).")
+    add(
+        flags.DEFINE_list,
+        "content_layers",
+        "LAYER:WEIGHT, ... (not of adain; block4_conv2:1, or the deepest there is).",
+    )
+    add(
+        flags.DEFINE_list,
+        "style_layers",
+        "LAYER:WEIGHT, ... (blockK_conv1:1, K = 1 to 5; of adain 1 to 4).",
+    )
+    add(flags.DEFINE_enum, "style_loss", list(STYLE_LOSSES), "(adain moments; else gram).")
     add(number, "content_weight", "Factor of the content.", lower_bound=0.0)
     add(number, "style_weight", f"Factor of the style ({defaults['style_weight']}).", lower_bound=0)
     add(number, "tv_weight", "Factor of total variation.", lower_bound=0.0)
@@ -75,6 +89,14 @@ def _start(settings: dict[str, Any], given: set[str], stop: Stop) -> None:
         made[name] = parse_layers(name, settings[name])
     for name, value in TRAINING[settings["method"]].items():
         made[name] = value if made[name] is None else made[name]
+    require_distinct(
+        {name: made[name] for name in ("content", "style", "model")},
+        {name: made[name] for name in ("output", "log", "preview", "tensorboard", "checkpoint")},
+    )
+    say(
+        f"training {settings['method']}: contents of {settings['content']}, styles of "
+        f"{settings['style']}; starting TensorFlow"
+    )
     with command.starting_tensorflow():
         from style import trainer
     trainer.run(TrainSettings(**made), stop)

