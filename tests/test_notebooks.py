@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import command
 from PIL import Image
 
 pytest.importorskip("nbclient", reason="nbclient runs the notebooks; pip install '.[test]'")
@@ -106,12 +107,23 @@ def test_vgg_normalize_notebook(tmp_path, monkeypatch):
     )
 
 
-def test_style_notebook(tmp_path, monkeypatch):
+def test_style_notebook(tmp_path, tmp_path_factory, monkeypatch):
+    # Measured well enough that no filter is blown up by a mean of nearly nothing.
+    saved = tmp_path_factory.mktemp("model") / "vgg"
+    assert command(
+        *("--weights=random", "--last_layer=block2_conv1", "--images=sample", "--max_images=16"),
+        *("--image_size=64", "--formats=saved_model", f"--output={saved}"),
+    ) == 0  # fmt: skip
     book = execute(
-        "style_colab.ipynb", tmp_path, monkeypatch, MODEL="vgg", SIZE=64, STEPS=80, **SMALL
+        "style_colab.ipynb",
+        tmp_path,
+        monkeypatch,
+        MODEL=str(saved),
+        SIZE=64,
+        STEPS=80,
+        STRENGTH=0.999,
     )
     assert not code(book)[0].outputs
-    assert json.loads((tmp_path / "vgg" / "report.json").read_text())["check"]["passed"]
     for task in ("transfer", "texture"):
         with Image.open(tmp_path / f"{task}.png") as picture:
             assert max(picture.size) == 64
@@ -140,15 +152,3 @@ def test_notebooks_are_stored_clean(path):
     assert book.cells[0].cell_type == "markdown"
     assert "pip" in code(book)[0].source
     parameters(book)
-
-
-@each
-def test_badges_lead_to_the_repository_that_is_installed(path):
-    book = nbformat.read(path, as_version=4)
-    (repository,) = re.findall(r'REPOSITORY = "https://github.com/(.+?)"', code(book)[0].source)
-    there = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name}"
-    for text in (book.cells[0].source, (ROOT / "README.md").read_text()):
-        assert (
-            f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({there})"
-            in text
-        )

@@ -31,7 +31,7 @@ from PIL import Image
 from pytorch import Worker
 
 import vgg_normalize as vn
-from vgg_normalize import export, images, measure, sample
+from vgg_normalize import images, measure, sample, weight_export
 from vgg_normalize.settings import Settings
 
 
@@ -63,7 +63,7 @@ def main() -> None:
         worker = None
         if options.torch_python:
             weights = folder / "weights.npz"
-            np.savez(weights, **export.named_weights(model))
+            np.savez(weights, **weight_export.named_weights(model))
             worker = Worker(options.torch_python)
             worker.ask("network", weights=str(weights))
             worker.ask("means", batch=batch, repeats=1)

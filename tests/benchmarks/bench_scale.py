@@ -1,4 +1,4 @@
-"""How time and memory grow: python tests/benchmarks/bench_scale.py --model=DIR --images=PHOTOGRAPHS
+"""How time and memory grow: python tests/benchmarks/bench_scale.py --images=PHOTOGRAPHS
 
 * --what=tiles: one evaluation at 1536 pixels, whole and by tiles of 256, 512 and 1024;
 * --what=growth: one evaluation at 512 to 4096 pixels by tiles;
@@ -31,11 +31,10 @@ def evaluate(options):
     import numpy as np
     import tensorflow as tf
 
-    import vgg_normalize as vn
-    from style import evaluation, synthesis
+    from style import evaluation, models, synthesis
     from vgg_normalize import chain
 
-    model = vn.load(options.model)
+    model = models.load(options.model)
     names = [stage.layer.name for stage in chain.stages(model)]
     shape = (options.size, options.size)
     random = np.random.Generator(np.random.PCG64(0))
@@ -120,7 +119,7 @@ def processes(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="a directory that vgg_normalize saved")
+    parser.add_argument("--model", default="vgg19", help="as --model of python -m style")
     parser.add_argument("--images", help="a folder of photographs")
     parser.add_argument("--what", nargs="+", default=["tiles", "growth", "large", "processes"])
     parser.add_argument("--size", type=int, default=1536)

@@ -4,8 +4,7 @@ Everything runs alternately in one run, a stretch of one side and then of the ot
 weights, objective, start and size, against PyTorch (`torch.optim.LBFGS`, history 100, no line search,
 as neural-style-pt; Adam 0.02 as crowsonkb/style-transfer-pytorch):
 
-* --what=evaluation: one evaluation of the objective and its gradient, with the weights given, and
-  with a random VGG19 to block5_conv1;
+* --what=evaluation: one evaluation of the objective and its gradient;
 * --what=descent: the time and evaluations to the loss that PyTorch has after 200 evaluations;
 * --what=adam: the same for Adam.
 
@@ -72,7 +71,6 @@ from pytorch import Worker
 import vgg_normalize as vn
 from style import evaluation as evaluation_module
 from style import image, synthesis
-from vgg_normalize import export
 
 # Evaluations of PyTorch's descent, and at a stretch of each side.
 EVALUATIONS, STRETCH = 200, 20
@@ -200,7 +198,7 @@ def main():
     parser.add_argument("--pairs", nargs="+", required=True, help="CONTENT,STYLE ...")
     parser.add_argument("--what", nargs="+", default=["evaluation", "descent"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
-    parser.add_argument("--style_weight", type=float, default=100.0)
+    parser.add_argument("--style_weight", type=float, default=1.0)
     parser.add_argument("--smoothing", type=float, default=0.25)
     parser.add_argument("--memory", type=int, default=30)
     parser.add_argument("--most", type=int, default=260, help="evaluations at the most")
@@ -209,18 +207,12 @@ def main():
     worker = Worker(options.torch_python)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        deep = folder / "deep.npz"
-        if "evaluation" in options.what:
-            model = vn.build("vgg19", weights="random", last_layer="block5_conv1")
-            means = vn.channel_means(model, [np.random.default_rng(0).random((1, 224, 224, 3))])
-            np.savez(deep, **export.named_weights(vn.normalize(model, means)))
         for size in options.sizes:
             for i, pair in enumerate(options.pairs):
                 common = (*pair.split(","), size, options.style_weight, worker, folder)
                 label = f"{Path(pair.split(',')[0]).stem}/{Path(pair.split(',')[1]).stem} {size}"
                 if "evaluation" in options.what and i == 0:
-                    for name, weights in (("given", options.weights), ("block5_conv1", str(deep))):
-                        evaluation(Problem(weights, *common), options.rounds, f"{name} {size}")
+                    evaluation(Problem(options.weights, *common), options.rounds, str(size))
                 for what, optimizer in (("descent", "lbfgs"), ("adam", "adam")):
                     if what in options.what:
                         options.optimizer = optimizer
