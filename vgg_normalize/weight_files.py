@@ -71,7 +71,8 @@ def _read_npz(path: Path, wanted: Collection[str] = ()) -> File:
     with np.load(path, allow_pickle=False) as file:
         keys = [key for key in file.files if key.rpartition("/")[2] in ("kernel", "bias", *_MOVING)]
         known = {key for key in keys if key.rpartition("/")[0] in wanted}
-        needed = known or keys or file.files
+        own = {key for key in keys if key.rpartition("/")[0] == weight_layouts.CONVERSION}
+        needed = known | own if known else keys or file.files
         tensors = {key: file[key] if key in needed else np.empty(0) for key in keys or file.files}
         return _by_names(tensors, path)
 
