@@ -177,8 +177,8 @@ class _Run:
             self._warn_of_variation(state)
         if begins or steps != int(last.steps):
             line = line_of(state, shape, time.monotonic() - self.began, self.label)
-            weight = self.problem.style_weight(shape)
-            log.write(line if steps or weight is None else {**line, "style_weight": weight})
+            weight = None if steps else self.problem.style_weight(shape)
+            log.write(line if weight is None else {**line, "style_weight": weight})
 
     def _conclude(self, output: str, last: Any, failure: OutputError | None) -> None:
         """Write the picture, whatever ended the run, and then raise that."""

@@ -7,8 +7,8 @@ The style weight beta of the objective alpha C + beta S is
 C(style) being the content loss of the style picture, brought to the result's size, and S(content)
 the style loss of the content picture: what content and style are worth for this pair, since one of
 them is the worst that the other's optimum can be.  The number k_S of each style loss was chosen by
-looking at sheets of five pairs at strengths from 0.1 to 0.9 (docs/strength.md), so that at 0.5 the
-content is recognised at a glance and the style is unmistakable.
+looking at sheets of five pairs (docs/strength.md), so that at 0.5 the content is recognised at a
+glance and the style is unmistakable.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ def imagenet_means(architecture: str = "vgg19") -> Means:
     with resources.as_file(_resource("npz")) as path:
         means = Means.load(path)
     settings = json.loads(_resource("json").read_text())
-    return Means(means.mean, means.standard_error, means.positions, means.images, settings)
+    return dataclasses.replace(means, settings=settings)
 
 
 def _resource(suffix: str) -> Any:

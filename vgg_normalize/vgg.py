@@ -16,14 +16,13 @@ from vgg_normalize import chain
 from vgg_normalize import weights as weight_files
 from vgg_normalize.errors import NetworkError
 from vgg_normalize.weight_layouts import CONVERSION
+from vgg_normalize.weight_layouts import IMAGENET_MEAN_BGR as IMAGENET_MEAN_BGR
 
 # Convolutions in each of the five blocks, and their filters.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 FILTERS = (64, 128, 256, 512, 512)
 CLASSIFIER = {"fc1": 4096, "fc2": 4096, "predictions": 1000}
 CLASSIFIER_SIZE = 224
-# Mean of the ImageNet training images, in BGR order, as Caffe's VGG models subtract it.
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 # Mean and deviation of images in [0, 1], in RGB order, as torchvision's networks take them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)

@@ -63,7 +63,7 @@ def read(path: Path, wanted: Collection[str] = ()) -> File:
     except Exception as error:  # h5py, zipfile and Keras raise many kinds for damaged files
         raise NetworkError(
             f"Expected a {path.suffix} file of weights. Received: {path}, which cannot be read "
-            f"({_one_line(error)}). Fetch it again; pickled and executable content is refused."
+            f"({first_words(error)}). Fetch it again; pickled and executable content is refused."
         ) from error
 
 
@@ -189,5 +189,6 @@ READERS: dict[str, Callable[[Path], File]] = {
 }
 
 
-def _one_line(error: BaseException) -> str:
+def first_words(error: BaseException) -> str:
+    """What an error says, on one line and not for pages; its kind where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__

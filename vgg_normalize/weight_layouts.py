@@ -19,10 +19,12 @@ from vgg_normalize.errors import NetworkError
 Tensors = Mapping[str, np.ndarray]
 Layers = dict[str, list[np.ndarray]]
 
+# Mean of the ImageNet training images, in BGR order, as Caffe's VGG models subtract it.
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 # The first layer of the stylisers' VGG: RGB in [0, 1] -> BGR, 0 to 255, less the ImageNet mean.
 CAFFE_CONVERSION = (
     np.array([[0, 0, 255], [0, 255, 0], [255, 0, 0]], np.float32)[None, None],
-    np.array([-103.939, -116.779, -123.68], np.float32),
+    -np.array(IMAGENET_MEAN_BGR, np.float32),
 )
 CONVERSION = "conversion"
 # Side of the last feature map, which the classifier of VGG reads.

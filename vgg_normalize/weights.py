@@ -114,7 +114,7 @@ def _imagenet(architecture: str, shapes: Shapes) -> Arrays:
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise NetworkError(
             f"Expected Keras' ImageNet weights of {architecture}. Received: "
-            f"{_one_line(error)}. Connect to the network, place {name} in {folder}, use "
+            f"{weight_files.first_words(error)}. Connect to the network, place {name} in {folder}, use "
             f"--weights=PATH, or for VGG19 run {HOW_TO_CLUSTERED} and use imagenet_8bit."
         ) from error
     return {name: tuple(model.get_layer(name).get_weights()) for name in shapes}  # type: ignore[misc]
@@ -280,7 +280,3 @@ def require_finite(arrays: Mapping[str, tuple[np.ndarray, ...]]) -> None:
 def require_finite_model(model: keras.Model) -> None:
     """Raises NetworkError naming the first layer of a chain with a NaN or an infinity."""
     require_finite({stage.layer.name: stage.layer.get_weights() for stage in chain.stages(model)})
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
