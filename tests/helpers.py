@@ -121,6 +121,13 @@ def picture(height: int = 61, width: int = 97, seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def content_and_style(folder: Path) -> Path:
+    """The folder, with content.png of 60 x 40 and style.png of 44 x 50 pixels."""
+    Image.fromarray(picture(40, 60, 1)).save(folder / "content.png")
+    Image.fromarray(picture(50, 44, 2)).save(folder / "style.png")
+    return folder
+
+
 def encode(pixels: np.ndarray | Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     """The bytes of an image file, by Pillow."""
     buffer = io.BytesIO()

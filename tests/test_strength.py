@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import picture, save_model, stylise
+from helpers import content_and_style, picture, save_model, stylise
 from PIL import Image
 
 import vgg_normalize as vn
@@ -24,9 +24,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    Image.fromarray(picture(40, 60, 1)).save(folder / "content.png")
-    Image.fromarray(picture(50, 44, 2)).save(folder / "style.png")
+    folder = content_and_style(tmp_path_factory.mktemp("pictures"))
     Image.fromarray(picture(30, 44, 3)).save(folder / "other.png")
     return folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import picture, refused_style, save_model, stylise
+from helpers import content_and_style, refused_style, save_model, stylise
 from PIL import Image
 
 from style import __main__ as entry
@@ -18,10 +18,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    Image.fromarray(picture(40, 60, 1)).save(folder / "content.png")
-    Image.fromarray(picture(50, 44, 2)).save(folder / "style.png")
-    return folder
+    return content_and_style(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
