@@ -107,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(values: dict[str, Any], given: set[str], stop: Stop) -> None:
     """The heavy imports come only now: a wrong flag is answered at once."""
     settings = {name: value for name, value in values.items() if name != "sweep"}
+    unused = set[str]()
+    if values["sweep"]:
+        unused = set(sweep.UNUSED)
+        settings |= {name: DEFAULTS[name] for name in unused}
     parsed = parse(settings)
     variants = _variants(values["sweep"], settings) if values["sweep"] else []
     read = ("content", "style", "content_mask", "style_mask", "init", "model")
@@ -115,9 +119,9 @@ def _start(values: dict[str, Any], given: set[str], stop: Stop) -> None:
         {name: settings[name] for name in read if name not in UNUSED[parsed.task]},
         {name: settings[name] for name in written},
     )
-    unused = sorted(given & set(UNUSED[parsed.task]))
-    if unused:
-        say(f"--task={parsed.task} does not use {', '.join('--' + name for name in unused)}")
+    for what, names in ((f"--task={parsed.task}", set(UNUSED[parsed.task])), ("--sweep", unused)):
+        if given & names:
+            say(f"{what} does not use {', '.join('--' + name for name in sorted(given & names))}")
     unread = UNUSED[parsed.task]
     what = f" of {parsed.content}" if parsed.content and "content" not in unread else ""
     style = f" in the style of {', '.join(parsed.style)}" if "style" not in unread else ""

@@ -15,7 +15,7 @@ from style.settings import ApplySettings
 from vgg_normalize.errors import DevicesError, Error, ImagesError, OutputError, UsageError
 from vgg_normalize.output import writing
 from vgg_normalize.paths import require_distinct
-from vgg_normalize.progress import Progress, Stop, one_line, say
+from vgg_normalize.progress import Heartbeat, Progress, Stop, one_line, say
 
 NO_MEMORY = "Expected enough memory. Received: none left. Use --tile, or lower --size."
 
@@ -38,7 +38,9 @@ def run(settings: ApplySettings, stop: Stop) -> None:
     if work is None:
         image.require_writable_bits(settings.output, settings.bits)
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    Heartbeat.doing("loading the network")
     applier = _Applier(settings, Loaded(settings.network))
+    Heartbeat.doing("stylising")
     if work is not None:
         _make_all(settings, applier, work, stop)
         return

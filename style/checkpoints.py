@@ -17,7 +17,7 @@ from style.pairs import Folder, Pairs
 from style.pictures import Pictures
 from style.settings import FREE, Settings
 from vgg_normalize import checkpoint, output, weight_export
-from vgg_normalize.errors import UsageError
+from vgg_normalize.errors import OutputError, UsageError
 from vgg_normalize.progress import say
 
 
@@ -95,7 +95,10 @@ class Checkpoints:
         if not self._settings.resume:
             self._forget_finished(self._place)
             return 0, None
-        arrays, complaints = checkpoint.load(self._place, self._fingerprint)
+        names = ("scale", "steps", "seconds", "evaluations", "budget", "run")
+        arrays, complaints = checkpoint.load(
+            self._place, self._fingerprint, dict.fromkeys(names, ())
+        )
         for complaint in complaints:
             say(complaint)
         if arrays is None:
@@ -146,17 +149,23 @@ class Checkpoints:
         """The state that was saved.
 
         Raises:
-            OutputError: Its pairs are not there.
+            OutputError: It is damaged, or its pairs are not there.
         """
         like = (
             tf.function(method.init, autograph=False)
             .get_concrete_function(start)
             .structured_outputs
         )
-        flat = [
-            tf.constant(arrays[f"state{i}"], old.dtype)
-            for i, old in enumerate(tf.nest.flatten(like))
-        ]
+        leaves = {f"state{i}": leaf for i, leaf in enumerate(tf.nest.flatten(like))}
+        defect = checkpoint.find_defect(
+            arrays, {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+        )
+        if defect:
+            raise OutputError(
+                f"Expected a whole checkpoint. Received: {self._place}: {defect}. Start afresh: "
+                "without --resume, and with another --checkpoint."
+            )
+        flat = [tf.constant(arrays[name], leaf.dtype) for name, leaf in leaves.items()]
         state = tf.nest.pack_sequence_as(like, flat)
         if self._folder is not None:
             self._named = set(state.pairs.numpy().tolist())

@@ -176,6 +176,7 @@ class Loaded:
             self.stride = int(self.description["stride"])
             self.halo = int(self.description["halo"])
             self.least_style = int(self.description["least_style"])
+            _require_sensible(self.method, self.stride, self.halo, self.least_style)
         except Exception as error:  # TensorFlow and JSON raise many kinds for damaged files
             raise NetworkError(
                 f"Expected a whole network. Received: {directory!r}, which is damaged "
@@ -273,6 +274,16 @@ class Loaded:
             total = total + np.stack([np.full(f.shape[1], len(f)), f.sum(0), np.square(f).sum(0)])
         mean = total[1] / total[0]
         return mean, np.sqrt(np.maximum(total[2] / total[0] - mean**2, 0) + EPSILON)
+
+
+def _require_sensible(method: str, stride: int, halo: int, least_style: int) -> None:
+    """Raises ValueError for numbers that `save` never writes, and tiles could not be cut by."""
+    if method not in _TRANSFORM:
+        raise ValueError(f"the unknown method {method!r}")
+    if stride < 1 or halo < 0 or halo % stride or least_style < 1:
+        raise ValueError(
+            f"a stride of {stride}, a halo of {halo}, styles from {least_style} pixels"
+        )
 
 
 def _within(

@@ -21,7 +21,7 @@ from style.problem import Cache, Problem, resolve
 from style.settings import Settings
 from style.sweep import Variant
 from vgg_normalize.errors import OutputError, ProofError
-from vgg_normalize.progress import Progress, Stop, say
+from vgg_normalize.progress import Heartbeat, Progress, Stop, say
 
 # Frames of an animation, about.
 FRAMES = 60
@@ -224,6 +224,7 @@ class _Run:
         for scale in range(first_scale, len(self.sizes)):
             shape = self.sizes[scale]
             x = self.pictures.first(shape) if x is None else image.resize(x, *shape)
+            Heartbeat.doing(f"{shape[1]} x {shape[0]}: preparing the objective")
             evaluate = self.problem.evaluate(shape)
             method = synthesis.optimizer(
                 self.settings.optimizer,

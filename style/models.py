@@ -9,7 +9,7 @@ import keras
 import vgg_normalize as vn
 from vgg_normalize import shipped, surgery, vgg, weights
 from vgg_normalize.errors import NetworkError
-from vgg_normalize.progress import say
+from vgg_normalize.progress import Heartbeat, say
 
 NORMALIZED = "vgg19"
 ORIGINAL = "vgg19_original"
@@ -26,6 +26,7 @@ def load(name: str) -> keras.Model:
     Raises:
         NetworkError: There is no such network, or it is damaged.
     """
+    Heartbeat.doing("loading the network")
     if name in (NORMALIZED, ORIGINAL):
         model = _imagenet(normalized=name == NORMALIZED)
     elif Path(name).is_dir():

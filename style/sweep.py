@@ -11,11 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from style.settings import Settings
 from vgg_normalize.errors import UsageError
 
-# What a sheet cannot vary: where things are written, and how one watches.
-FIXED = (
-    *("output", "log", "animation", "preview_every", "checkpoint", "checkpoint_every", "resume"),
-    *("sweep", "task", "memory_folder", "bits"),
-)
+# What a sheet does not use: each is of one run.
+UNUSED = ("log", "animation", "preview_every", "checkpoint", "checkpoint_every", "resume")
+# What it cannot vary besides.
+FIXED = (*UNUSED, "output", "sweep", "task", "memory_folder", "bits")
 MOST = 100
 MARGIN = 8
 # Pictures in a row where one flag varies.

@@ -312,7 +312,10 @@ class _Trainer:
             if place is not None:
                 checkpoint.forget(place)
             return 0, 0.0
-        arrays, complaints = checkpoint.load(place, fingerprint)
+        shapes = {f"variable{i}": tuple(v.shape) for i, v in enumerate(self._variables())}
+        arrays, complaints = checkpoint.load(
+            place, fingerprint, {**shapes, "step": (), "seconds": ()}
+        )
         for complaint in complaints:
             say(complaint)
         if arrays is None:

@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import encode, picture, refused_style, save_model, stylise
 
@@ -180,7 +181,7 @@ def test_what_differs_is_told(tmp_path, found, said):
     wanted = checkpoint.fingerprint({"b": [3], "a": 2, "digest": "1" * 64})
     checkpoint.save(tmp_path / "c.npz", {}, found)
     with pytest.raises(OutputError) as caught:
-        checkpoint.load(tmp_path / "c.npz", wanted)
+        checkpoint.load(tmp_path / "c.npz", wanted, {})
     assert said in str(caught.value)
 
 
@@ -333,3 +334,26 @@ def test_a_second_signal_ends_a_process_that_python_does_not_reach():
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("change", ["missing", "misshaped"])
+def test_a_checkpoint_with_wrong_arrays_is_refused_in_one_line(
+    interrupt, run, capsys, state, tmp_path, change
+):
+    interrupt(3, state)
+    path = tmp_path / "state" / "checkpoint.npz"
+    arrays = dict(np.load(path))
+    arrays["state0"] = arrays["state0"][:, :-1]
+    if change == "missing":
+        del arrays["state0"]
+    np.savez(path, **arrays)
+    capsys.readouterr()
+    assert run(state, "--resume") == 4
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("style: Expected a whole checkpoint.") and "state0" in line
+
+
+def test_a_sheet_says_which_flags_it_does_not_use(run, capsys, state, tmp_path):
+    assert run("--sweep=seed:1,2", state, f"--log={tmp_path / 'log.jsonl'}", "--bits=8") == 0
+    assert "--sweep does not use --checkpoint, --log" in capsys.readouterr().err
+    assert not (tmp_path / "log.jsonl").exists() and not (tmp_path / "state").exists()

@@ -130,7 +130,7 @@ def test_a_run_goes_on_through_a_file_with_the_same_bits(source, whole, tmp_path
     path = tmp_path / "checkpoint.npz"
     for state in whole:
         measure.save_state(path, state, "settings")
-        loaded, complaints = measure.load_state(path, "settings")
+        loaded, complaints = measure.load_state(path, "settings", whole[0].sums)
         assert same(loaded, state) and not complaints
         assert same(states(source, state=loaded)[-1], whole[-1])
 
@@ -258,12 +258,12 @@ DAMAGE = {
 def test_case_50_a_damaged_checkpoint_falls_back_to_the_one_before_it(tmp_path, whole, name):
     path = saved(tmp_path / "checkpoint.npz", whole)
     path.write_bytes(DAMAGE[name](path.read_bytes()))
-    state, complaints = measure.load_state(path, "settings")
+    state, complaints = measure.load_state(path, "settings", whole[0].sums)
     assert same(state, whole[-2])
     assert len(complaints) == 1 and "damaged" in complaints[0]
     path.with_suffix(".previous").write_bytes(b"")
-    assert measure.load_state(path, "settings")[0] is None
-    assert len(measure.load_state(path, "settings")[1]) == 2
+    assert measure.load_state(path, "settings", whole[0].sums)[0] is None
+    assert len(measure.load_state(path, "settings", whole[0].sums)[1]) == 2
 
 
 def test_case_50_no_flipped_bit_is_believed_or_crashes(tmp_path, whole):
@@ -273,18 +273,31 @@ def test_case_50_no_flipped_bit_is_believed_or_crashes(tmp_path, whole):
     directory = raw.index(b"PK\x01\x02")
     for at in [*range(0, directory, 97), *range(directory, len(raw), 3)]:
         path.write_bytes(raw[:at] + bytes([raw[at] ^ 9]) + raw[at + 1 :])
-        state, _ = measure.load_state(path, "settings")
+        state, _ = measure.load_state(path, "settings", whole[0].sums)
         assert same(state, whole[-1]) or same(state, whole[-2]), at
 
 
-def test_no_checkpoint_is_no_state(tmp_path):
-    assert measure.load_state(tmp_path / "checkpoint.npz", "settings") == (None, [])
+@pytest.mark.parametrize("change", ["missing", "misshaped"])
+def test_a_checkpoint_with_wrong_arrays_falls_back_to_the_one_before_it(tmp_path, whole, change):
+    path = saved(tmp_path / "checkpoint.npz", whole)
+    arrays = dict(np.load(path))
+    arrays["s"] = arrays["s"][:-1]
+    if change == "missing":
+        del arrays["s"]
+    np.savez(path, **arrays)
+    state, complaints = measure.load_state(path, "settings", whole[0].sums)
+    assert same(state, whole[-2])
+    assert len(complaints) == 1 and " s" in complaints[0]
+
+
+def test_no_checkpoint_is_no_state(tmp_path, whole):
+    assert measure.load_state(tmp_path / "checkpoint.npz", "settings", whole[0].sums) == (None, [])
 
 
 def test_case_49_a_checkpoint_of_other_settings_is_refused(tmp_path, whole):
     path = saved(tmp_path / "checkpoint.npz", whole)
     with pytest.raises(OutputError, match="other settings"):
-        measure.load_state(path, "others")
+        measure.load_state(path, "others", whole[0].sums)
 
 
 def test_a_fingerprint_depends_on_every_setting_and_not_on_their_order():
@@ -304,7 +317,7 @@ def test_case_45_a_full_disk_is_an_error_and_the_checkpoint_before_stays(tmp_pat
     with pytest.raises(OutputError, match="No space left on device.*Make room"):
         measure.save_state(path, whole[0], "settings")
     assert path.read_bytes() == before
-    assert same(measure.load_state(path, "settings")[0], whole[-1])
+    assert same(measure.load_state(path, "settings", whole[0].sums)[0], whole[-1])
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -321,7 +334,7 @@ def test_case_46_dying_between_two_renames_leaves_a_checkpoint(tmp_path, whole, 
     monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(OutputError):
         measure.save_state(path, whole[0], "settings")
-    state, _ = measure.load_state(path, "settings")
+    state, _ = measure.load_state(path, "settings", whole[0].sums)
     assert same(state, whole[-1])
 
 

@@ -488,7 +488,7 @@ def test_the_state_of_a_checkpoint_is_read_back_to_the_bit(tmp_path):
     state = state._replace(positions=np.array([5]), skipped=(1, 4))
     state.sums.s[:] = [0.1, 1 / 3, 1e-300, 0, 1e300]
     measure.save_state(tmp_path / "c.npz", state, "settings")
-    found, complaints = measure.load_state(tmp_path / "c.npz", "settings")
+    found, complaints = measure.load_state(tmp_path / "c.npz", "settings", state.sums)
     assert complaints == [] and found.skipped == (1, 4) and found.positions.tolist() == [5]
     assert all(np.array_equal(x, y) for x, y in zip(found.sums, state.sums, strict=True))
     assert job.BOUND  # what the settings of a checkpoint are made of

@@ -605,6 +605,20 @@ def test_a_damaged_network_is_said_to_be(refused, world, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "change", [{"stride": 0}, {"halo": -8}, {"halo": 3}, {"least_style": 0}, {"method": "magic"}]
+)
+def test_a_network_whose_description_makes_no_sense_is_damaged(refused, world, tmp_path, change):
+    folder = shutil.copytree(trained(world, "adain"), tmp_path / "edited")
+    asset = folder / "assets" / "network.json"
+    asset.write_text(json.dumps({**json.loads(asset.read_text()), **change}))
+    said = refused(
+        *(3, "apply", f"--network={folder}", f"--output={tmp_path / 'out.png'}"),
+        *(f"--content={world / 'photo.png'}", f"--style={world / 'styles' / 'a.png'}", "--tile=16"),
+    )
+    assert "damaged" in said and str(*change.values()) in said
+
+
 def test_every_flag_of_the_contract_is_there():
     values = flags.FlagValues()
     apply.define_flags(values)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from vgg_normalize.errors import OutputError
 
 # Characters of a setting's value in an error; SHA-256 sums tell nobody anything.
 LONGEST = 60
+# Array names to shapes; None for any shape.
+Shapes = Mapping[str, tuple[int, ...] | None]
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -108,9 +110,9 @@ def save(path: Path, arrays: Mapping[str, Any], settings: str, *, finished: bool
 
 
 def load(
-    path: Path, settings: str, names: Iterable[str] = ()
+    path: Path, settings: str, shapes: Shapes
 ) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    """The last checkpoint that can be read and has these names, or None, and what was wrong with
+    """The last checkpoint that can be read and has these arrays, or None, and what was wrong with
     the others.  `finished` is among its arrays.
 
     Raises:
@@ -122,15 +124,31 @@ def load(
             continue
         try:
             with np.load(candidate, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in (*file.files, *names)}
+                arrays = {key: file[key] for key in file.files}
             found = str(arrays.pop("settings"))
         except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
             complaints.append(f"checkpoint {candidate} is damaged ({error}); it is not used")
             continue
         if found != settings:
             raise other_run(candidate, differences(found, settings))
-        return arrays, complaints
+        defect = find_defect(arrays, {"finished": (), **shapes})
+        if not defect:
+            return arrays, complaints
+        complaints.append(f"checkpoint {candidate} is damaged ({defect}); it is not used")
     return None, complaints
+
+
+def find_defect(arrays: Mapping[str, np.ndarray], shapes: Shapes) -> str:
+    """Which of these arrays is missing, has another shape or is no numbers, in words; "" if none."""
+    for name, shape in shapes.items():
+        if name not in arrays:
+            return f"it has no {name}"
+        array = arrays[name]
+        if shape is not None and array.shape != tuple(shape):
+            return f"its {name} is {list(array.shape)}, not {list(shape)}"
+        if array.dtype.kind not in "biufU":
+            return f"its {name} is of type {array.dtype}"
+    return ""
 
 
 def other_run(path: Path, apart: list[str]) -> OutputError:

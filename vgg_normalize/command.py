@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from vgg_normalize import errors
-from vgg_normalize.progress import Interrupted, Stop, one_line, say
+from vgg_normalize.progress import Heartbeat, Interrupted, Stop, one_line, say
 
 
 def defaults(settings: type) -> dict[str, Any]:
@@ -74,7 +74,8 @@ def run(
         arguments = list(sys.argv if argv is None else argv)
         found = _parse(usage, values, [*defaults(settings), *also], required, arguments)
         if found is not None:
-            work(found, {flag for flag in found if values[flag].present}, stop)
+            with Heartbeat():
+                work(found, {flag for flag in found if values[flag].present}, stop)
     except errors.Error as error:
         if values.is_parsed() and values.debug:
             traceback.print_exc()
@@ -173,6 +174,7 @@ def starting_tensorflow() -> Iterator[None]:
             f"Expected Keras to run on TensorFlow. Received: KERAS_BACKEND={backend}. Unset it."
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    Heartbeat.doing("starting TensorFlow")
     try:
         with _hushed():
             import keras

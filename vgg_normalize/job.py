@@ -31,7 +31,7 @@ from vgg_normalize import (
 )
 from vgg_normalize.errors import OutputError, ProofError, UsageError
 from vgg_normalize.measure import State
-from vgg_normalize.progress import Progress, Stop, say
+from vgg_normalize.progress import Heartbeat, Progress, Stop, say
 from vgg_normalize.settings import BOUND, Settings
 
 
@@ -99,6 +99,7 @@ class _Job:
             seed=settings.seed,
             shuffle=settings.target_error > 0,
         )
+        Heartbeat.doing("loading the network")
         self.weights = weights.load(
             settings.weights,
             settings.architecture,
@@ -200,7 +201,9 @@ class _Job:
         """The checkpoint, if one is wanted; on several workers the chief's goes to all."""
         state = None
         if self.settings.resume and self.place is not None:
-            state, complaints = measure.load_state(self.place.checkpoint, fingerprint)
+            state, complaints = measure.load_state(
+                self.place.checkpoint, fingerprint, means.zero(self.channels)
+            )
             for complaint in complaints:
                 say(complaint)
             if state is None:
@@ -337,6 +340,7 @@ class _Job:
         """Write the artefacts, read them back, and compare them with the original."""
         normal = surgery.normalize(self.model, measured)
         settings = {**facts["settings"], "weights": self.weights.description}
+        Heartbeat.doing("saving")
         export.write(normal, measured, folder, formats=self.settings.formats, settings=settings)
         forms = [form for form in export.FORMATS if form in self.settings.formats]
         read = export.reload(normal, folder, forms[0])

@@ -250,10 +250,17 @@ def save_state(path: Path, state: State, settings: str) -> None:
     checkpoint.save(path, {**arrays, **state.sums._asdict()}, settings)
 
 
-def load_state(path: Path, settings: str) -> tuple[State | None, list[str]]:
-    """The last good checkpoint, or None, and what was wrong (see `checkpoint.load`)."""
-    names = ("positions", "skipped", *means.Sums._fields)
-    arrays, complaints = checkpoint.load(path, settings, names)
+def load_state(path: Path, settings: str, like: means.Sums) -> tuple[State | None, list[str]]:
+    """The last good checkpoint, or None, and what was wrong (see `checkpoint.load`).
+
+    Args:
+        path: Of the checkpoint.
+        settings: A `checkpoint.fingerprint`.
+        like: Sums of the same layers, whose shapes the checkpoint must have.
+    """
+    shapes: dict[str, tuple[int, ...] | None] = {"positions": None, "skipped": None}
+    shapes |= {name: np.shape(value) for name, value in like._asdict().items()}
+    arrays, complaints = checkpoint.load(path, settings, shapes)
     if arrays is None:
         return None, complaints
     sums = means.Sums(*(arrays[field] for field in means.Sums._fields))

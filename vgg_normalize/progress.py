@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 # Seconds between two plain lines.
 INTERVAL = 5.0
+# Seconds without a line after which one says what is being done.
+SILENCE = 4.0
 # Seconds that a second signal waits for Python's turn before the process is ended without it.
 GRACE = 1.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,9 +25,68 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def say(line: str) -> None:
     """One line to whoever watches; nobody may (a closed standard error, a pipe that ended)."""
+    Heartbeat.heard()
     if sys.stderr is not None:
         with contextlib.suppress(BrokenPipeError):
             tqdm.write(line, file=sys.stderr)
+
+
+class Heartbeat:
+    """While a command would be silent, a line every few seconds says what it is doing.
+
+    A context; inside, `Heartbeat.doing` names the work.  Lines go to standard error as it was at the
+    beginning, so that they are seen while TensorFlow's notices are kept back.
+    """
+
+    _current: Heartbeat | None = None  # of the command that runs in this process
+
+    def __init__(self) -> None:
+        self._work, self._since = "at work", time.monotonic()
+        self._last = self._since
+        self._stream: int | None = None
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Heartbeat:
+        try:
+            self._stream = os.dup(sys.stderr.fileno())
+        except (AttributeError, OSError, ValueError):  # closed, or replaced by what is no file
+            return self
+        Heartbeat._current = self
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if Heartbeat._current is self:
+            Heartbeat._current = None
+
+    @classmethod
+    def doing(cls, work: str) -> None:
+        """What the next lines say, should they be needed."""
+        if cls._current is not None:
+            cls._current._work, cls._current._since = work, time.monotonic()
+
+    @classmethod
+    def heard(cls) -> None:
+        """Something was said or shown."""
+        if cls._current is not None:
+            cls._current._last = time.monotonic()
+
+    def _beat(self) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        clear = b"\r\x1b[2K" if os.isatty(stream) else b""  # of a progress bar
+        wait = SILENCE
+        while not self._ended.wait(wait):
+            now = time.monotonic()
+            if now - self._last >= SILENCE:
+                self._last = now
+                line = f"{self._work}: {now - self._since:.0f} s so far\n"
+                with contextlib.suppress(OSError):
+                    os.write(stream, clear + line.encode())
+            wait = max(SILENCE - (now - self._last), 0.01)
+        os.close(stream)
 
 
 class Progress:
@@ -44,14 +105,17 @@ class Progress:
         )
         self._title, self._unit, self._total = title, unit, total
         self._first = self._done = done
+        self._name_work()
         self._began = self._said = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
         """Say that so many are done, and a note."""
         if not self._bar.disable:
+            Heartbeat.heard()
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._done)
         at_end, self._done = self._done < done == self._total, done
+        self._name_work()
         now = time.monotonic()
         if self._bar.disable and (now - self._said >= INTERVAL or at_end):
             self._said = now
@@ -61,6 +125,10 @@ class Progress:
             say(
                 f"{self._title} {done}/{self._total} {self._unit}s, {rate:.1f} {self._unit}s/s{left}{note}"
             )
+
+    def _name_work(self) -> None:
+        following = min(self._done + 1, self._total)
+        Heartbeat.doing(f"{self._title}, {self._unit} {following} of {self._total}")
 
     def rate(self) -> float:
         """How many a second since the beginning."""
