@@ -15,11 +15,39 @@ setup(
     name="vgg-normalize",
     version=VERSION,
     description="VGG features normalised to mean activation one, proved, and style transfer on them",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
+    keywords=[
+        "VGG19",
+        "normalised weights",
+        "neural style transfer",
+        "texture synthesis",
+        "feature inversion",
+        "AdaIN",
+        "TensorFlow",
+        "Keras",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["vgg_normalize*", "style*"]),
-    package_data={"vgg_normalize": ["resources/*"]},
+    package_data={"vgg_normalize": ["resources/*", "py.typed"], "style": ["py.typed"]},
+    zip_safe=False,  # type checkers read the packages as files
     python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.18",
@@ -39,6 +67,7 @@ setup(
         "test": [
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "scipy",
             "ruff",
             "mypy",
@@ -53,6 +82,8 @@ setup(
         "console_scripts": [
             "vgg-normalize=vgg_normalize.__main__:console",
             "style-transfer=style.__main__:console",
+            "style-train=style.train:console",
+            "style-apply=style.apply:console",
         ]
     },
 )

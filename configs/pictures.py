@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from skimage import data
 
-from vgg_normalize import sample
+from vgg_normalize.data import synthetic
 
 
 def strokes(height: int, width: int, seed: int = 3) -> np.ndarray:
@@ -118,7 +118,7 @@ def main() -> None:
     Image.fromarray(strokes(512, 640)).save(folder / "strokes.png")
     Image.fromarray(mosaic(512, 640)).save(folder / "mosaic.png")
     Image.fromarray(hatching(512, 640)).save(folder / "hatching.png")
-    leaves = Image.fromarray(sample.picture(4)).resize((480, 660), Image.Resampling.LANCZOS)
+    leaves = Image.fromarray(synthetic.picture(4)).resize((480, 660), Image.Resampling.LANCZOS)
     leaves.save(folder / "leaves.png")
 
 

@@ -5,106 +5,59 @@ python -m style --flagfile configs/transfer.cfg
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from style import sweep
-from style.flags import define_colors, define_going_on
-from style.settings import (
-    STYLE_LOSSES,
-    TASKS,
-    UNUSED,
-    Settings,
-    parse_layers,
-    parse_weights,
+from style.cli import sweep
+from style.cli.common_flags import define_checkpoint_flags, define_output_flags
+from style.cli.settings import Settings, parse_layers, parse_weights
+from style.cli.sweep import Variant
+from style.cli.transfer_flags import (
+    define_objective_flags,
+    define_optimizer_flags,
+    define_picture_flags,
+    define_regularization_flags,
+    define_run_flags,
+    define_start_flags,
 )
-from style.strength import require_strength
-from style.sweep import Variant
-from vgg_normalize import command
-from vgg_normalize.errors import UsageError
-from vgg_normalize.paths import require_distinct
-from vgg_normalize.progress import Stop, say
+from style.synthesis.options import UNUSED
+from style.synthesis.strength import require_strength
+from vgg_normalize.errors import OutputError, UsageError
+from vgg_normalize.runtime import command
+from vgg_normalize.runtime.paths import require_distinct
+from vgg_normalize.runtime.progress import InterruptHandler, say
 
-NAME = "style"
 DEFAULTS = command.defaults(Settings)
+# Names that flags had before.
+ALIASES = {"memory": "history_size", "smoothing": "preconditioner_exponent"}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of the command, with the defaults of `Settings`."""
     add = command.adder(values, DEFAULTS)
-    string, number = flags.DEFINE_string, flags.DEFINE_float
-    whole, choice, several = flags.DEFINE_integer, flags.DEFINE_enum, flags.DEFINE_list
-    add(choice, "task", list(TASKS), "What to make.")
-    add(
-        string,
-        "model",
-        "vgg19 (trained on ImageNet, normalised by the means that come with this package), "
-        "vgg19_original (not normalised), a directory that vgg_normalize saved, or a file of weights.",
-    )
-    add(string, "content", "Content picture.")
-    add(several, "style", "Style pictures.")
-    add(several, "style_blend", "Weights of the styles (equal).")
-    add(string, "output", "Picture to write: .png, .jpg or .tif.")
-    add(whole, "size", "Long side of the result in pixels.", lower_bound=1, upper_bound=10**6)
-    bounds = {"lower_bound": 0.01, "upper_bound": 100.0}
-    add(number, "style_scale", "The style's long side is size times this.", **bounds)
-    add(several, "content_layers", "LAYER:WEIGHT, ... (block4_conv2:1, or the deepest there is).")
-    add(several, "style_layers", "LAYER:WEIGHT, ... (blockK_conv1:1 for K = 1 to 5).")
-    add(number, "content_weight", "Factor of the content.", lower_bound=0.0)
-    add(number, "strength", "How much style, between 0 and 1: alike for every pair and loss.")
-    add(number, "style_weight", "Factor of the style, instead of --strength.", lower_bound=0.0)
-    add(number, "tv_weight", "Factor of total variation (0; inversion 0.03).", lower_bound=0.0)
-    add(number, "norm_weight", "inversion: factor of the alpha norm.", lower_bound=0.0)
-    add(
-        number,
-        "tv_beta",
-        "Exponent beta of total variation: (dx^2 + dy^2)^(beta / 2).",
-        lower_bound=0.5,
-    )
-    add(choice, "style_loss", list(STYLE_LOSSES), "How styles are compared.")
-    add(string, "init", "content, style, noise or a picture (content; style; noise by task).")
-    add(whole, "seed", "Of noise and samples.", lower_bound=0)
-    add(choice, "optimizer", ["lbfgs", "adam"], "How to minimise.")
-    add(whole, "steps", "Evaluations of the objective at the final size.", lower_bound=1)
-    bounds = {"lower_bound": 1, "upper_bound": 20}
-    add(whole, "scales", "Coarse to fine over so many sizes, each twice the last.", **bounds)
-    add(whole, "memory", "Pairs that L-BFGS keeps.", lower_bound=1)
-    add(string, "memory_folder", "Directory for these pairs, in files instead of in memory.")
-    add(number, "smoothing", "L-BFGS: a of its first preconditioner 1/f^2a.", lower_bound=0.0)
-    add(number, "learning_rate", "Of Adam.", lower_bound=0.0)
-    add(several, "style_mask", "Which part of each style picture is used.")
-    add(whole, "tile", "Compute by tiles of so many pixels (0: the whole picture).", lower_bound=0)
-    add(whole, "preview_every", "Write the picture every so many steps.", lower_bound=0)
-    add(string, "animation", "GIF of the run.")
+    define_picture_flags(add)
+    define_start_flags(add)
+    define_objective_flags(add)
+    define_regularization_flags(add)
+    define_optimizer_flags(add)
+    define_run_flags(add)
+    define_output_flags(add)
+    define_checkpoint_flags(add)
     flags.DEFINE_string(
         "sweep",
         None,
-        "FLAG:V,V[;FLAG:V,V]: one labelled sheet of pictures that differ in one or two flags.",
+        "FLAG:VALUE,VALUE[;FLAG:VALUE,VALUE]: write one labelled sheet of pictures, one for each "
+        "combination of the values of one or two flags.",
         flag_values=values,
+        module_name=command.HELP_GROUP,
     )
-    define_colors(add)
-    define_going_on(add)
+    for former, name in ALIASES.items():
+        flags.DEFINE_alias(former, name, values, module_name=command.HELP_GROUP)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return command.run(
-        NAME,
-        __doc__ or "",
-        define_flags,
-        Settings,
-        ("model", "output"),
-        _start,
-        argv,
-        also=("sweep",),
-        less_memory="Use --tile=512, or lower --size or --memory.",
-    )
-
-
-def _start(values: dict[str, Any], given: set[str], stop: Stop) -> None:
+def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> None:
     """The heavy imports come only now: a wrong flag is answered at once."""
     settings = {name: value for name, value in values.items() if name != "sweep"}
     unused = set[str]()
@@ -119,25 +72,53 @@ def _start(values: dict[str, Any], given: set[str], stop: Stop) -> None:
         {name: settings[name] for name in read if name not in UNUSED[parsed.task]},
         {name: settings[name] for name in written},
     )
-    for what, names in ((f"--task={parsed.task}", set(UNUSED[parsed.task])), ("--sweep", unused)):
+    _require_places(parsed)
+    for what, names in (
+        (f"--task={parsed.task}", set(UNUSED[parsed.task])),
+        ("--sweep", unused),
+    ):
         if given & names:
             say(f"{what} does not use {', '.join('--' + name for name in sorted(given & names))}")
-    unread = UNUSED[parsed.task]
-    what = f" of {parsed.content}" if parsed.content and "content" not in unread else ""
-    style = f" in the style of {', '.join(parsed.style)}" if "style" not in unread else ""
-    say(f"{parsed.task}{what}{style}, {parsed.size} pixels; starting TensorFlow")
+    say(f"{_description(parsed)}; starting TensorFlow")
     with command.starting_tensorflow():
-        from style import job
-    job.run(parsed, stop, variants)
+        from style.cli import run_transfer
+    run_transfer.run(parsed, stop, variants)
+
+
+def _require_places(settings: Settings) -> None:
+    """Check where files beside the output go, before any work.
+
+    Raises:
+        OutputError: The folder that one would be in does not exist.
+        UsageError: The animation is not named like a GIF.
+    """
+    pairs = settings.memory_folder if settings.optimizer == "lbfgs" else None
+    for path in (settings.log, settings.animation, pairs):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise OutputError(
+                f"Expected a folder for {path}. Received: none there. Create it first."
+            )
+    if settings.animation is not None and Path(settings.animation).suffix.lower() != ".gif":
+        raise UsageError(
+            f"Expected a .gif as --animation. Received: {settings.animation!r}. Change the suffix."
+        )
+
+
+def _description(settings: Settings) -> str:
+    """What is made, in words."""
+    unread = UNUSED[settings.task]
+    content = f" of {settings.content}" if settings.content and "content" not in unread else ""
+    style = f" in the style of {', '.join(settings.style)}" if "style" not in unread else ""
+    return f"{settings.task}{content}{style}, {settings.size} pixels"
 
 
 def _variants(text: str, settings: dict[str, Any]) -> list[Variant]:
     """The settings of each picture of a sheet.
 
     Raises:
-        UsageError: The sweep is off, or a value of a flag is.
+        UsageError: The sweep, or a value in it, is malformed.
     """
-    found = []
+    variants = []
     for values in sweep.combinations(sweep.parse(text, list(DEFAULTS))):
         parser = flags.FlagValues()
         define_flags(parser)
@@ -148,30 +129,37 @@ def _variants(text: str, settings: dict[str, Any]) -> list[Variant]:
                 f"Expected values in --sweep that their flags take. Received: {error}. Correct it."
             ) from error
         changed = {name: parser[name].value for name, _ in values}
-        found.append(Variant(values, parse({**settings, **changed})))
-    return found
+        variants.append(Variant(values, parse({**settings, **changed})))
+    return variants
 
 
 def parse(settings: dict[str, Any]) -> Settings:
-    """Flags as strings and lists into settings.
+    """The settings that the values of flags stand for.
 
     Raises:
-        UsageError: A value has not the form that its flag asks for.
+        UsageError: A value does not have the form that its flag asks for.
     """
     require_strength(settings["strength"])
-    made = dict(settings)
+    parsed = dict(settings)
     for name in ("content_layers", "style_layers"):
-        made[name] = parse_layers(name, settings[name])
-    made["style_blend"] = parse_weights("style_blend", settings["style_blend"])
+        parsed[name] = parse_layers(name, settings[name])
+    parsed["style_blend"] = parse_weights("style_blend", settings["style_blend"])
     for name in ("style", "content_mask", "style_mask"):
-        made[name] = tuple(settings[name])
-    return Settings(**made)
+        parsed[name] = tuple(settings[name])
+    return Settings(**parsed)
 
 
-def console() -> None:
-    """The console script."""
-    sys.exit(main())
-
+COMMAND = command.Command(
+    name="style",
+    usage=__doc__ or "",
+    define_flags=define_flags,
+    settings=Settings,
+    required=("model", "output"),
+    work=_start,
+    less_memory="Use --tile=512, or lower --size or --history_size.",
+    more_flags=("sweep",),
+)
+main, console = COMMAND.main, COMMAND.console
 
 if __name__ == "__main__":
     console()

@@ -83,9 +83,9 @@ def _end(server: subprocess.Popen[str], folder: str) -> None:
 def _serve() -> None:
     import matplotlib.figure  # noqa: F401
 
-    from style import job as style_job  # noqa: F401
-    from style import trainer  # noqa: F401
-    from vgg_normalize import job  # noqa: F401
+    from style.cli import run_training  # noqa: F401
+    from style.cli import run_transfer as style_job  # noqa: F401
+    from vgg_normalize.cli import pipeline  # noqa: F401
 
     for line in sys.stdin:
         # A pipe: a file would be subject to the limit on files.

@@ -16,7 +16,8 @@ import tensorflow as tf
 from PIL import Image
 
 # Real material, for development only: tests that use it are skipped where it is not.
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
 # As in VGG only the last two are equal, so that VGG16 and VGG19 differ in shape too.
 SMALL_FILTERS = (4, 6, 7, 8, 8)
 # A network of two layers on small images: a run takes about a second.
@@ -43,11 +44,11 @@ def small_vgg(
     monkeypatch: pytest.MonkeyPatch, filters: tuple[int, ...] = SMALL_FILTERS, side: int = 64
 ) -> None:
     """All layers of VGG, but few filters: `build` takes milliseconds."""
-    from vgg_normalize import vgg
+    from vgg_normalize.networks import vgg_layers
 
-    monkeypatch.setattr(vgg, "FILTERS", filters)
-    monkeypatch.setattr(vgg, "CLASSIFIER", {"fc1": 10, "fc2": 9, "predictions": 7})
-    monkeypatch.setattr(vgg, "CLASSIFIER_SIZE", side)
+    monkeypatch.setattr(vgg_layers, "FILTERS", filters)
+    monkeypatch.setattr(vgg_layers, "CLASSIFIER", {"fc1": 10, "fc2": 9, "predictions": 7})
+    monkeypatch.setattr(vgg_layers, "CLASSIFIER_SIZE", side)
 
 
 def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -202,10 +203,10 @@ def assert_gradient(function, x, relative: float = 1e-6, seed: int = 0) -> None:
 def save_model(folder: Path) -> Path:
     """A normalised network of three convolutions in `folder`, as the command saves it."""
     import vgg_normalize as vn
-    from vgg_normalize import sample
+    from vgg_normalize.data import synthetic
 
     model = vn.build("vgg19", weights="random", last_layer="block2_conv1")
-    batches = [sample.picture(i)[None, :96, :96].astype(np.float32) / 255 for i in range(2)]
+    batches = [synthetic.picture(i)[None, :96, :96].astype(np.float32) / 255 for i in range(2)]
     means = vn.channel_means(model, batches)
     vn.save(vn.normalize(model, means), means, folder, formats=("saved_model",))
     return folder
@@ -224,11 +225,11 @@ def stylise(*arguments: object) -> int:
 
 
 def whole(features, reference=None):
-    """All cells of a layer [1, h, w, C] as one part."""
-    from style.tiles import Part
+    """All positions of a layer [1, h, w, C] as one tile."""
+    from style.objective.tiling import TileFeatures
 
     size = tf.constant(features.shape[1:3], tf.int32)
-    return Part(features, reference, tf.constant([0, 0]), size, features)
+    return TileFeatures(features, reference, tf.constant([0, 0]), size, features)
 
 
 def refused_style(capsys, place: Path, code: int, run, *arguments: object, **options) -> str:

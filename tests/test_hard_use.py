@@ -15,6 +15,8 @@ from PIL import Image
 import vgg_normalize as vn
 from vgg_normalize.errors import NetworkError
 
+pytestmark = pytest.mark.slow
+
 
 def test_images_too_small_for_the_network_are_refused_before_work(tmp_path, capsys):
     said = refused(

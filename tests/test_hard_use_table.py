@@ -32,7 +32,11 @@ from helpers import (
 )
 
 import vgg_normalize as vn
-from style import exported, memory, networks, synthesis
+from style.feedforward import networks, saved_network
+from style.objective import memory_budget
+from style.synthesis import descent
+
+pytestmark = pytest.mark.slow
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "hard-use.md"
 PROGRESS = re.compile(r".* \d+/\d+ (steps|images), ")
@@ -236,6 +240,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     # Networks.
     "one.npz": weights(),
     "zeros.npz": weights(kernel=np.zeros_like, bias=np.zeros_like),
+    "wide.npz": weights(kernel=lambda array: np.repeat(array, 2, axis=-1)),
     "nan.npz": weights(kernel=partly_no_number),
     "huge.npz": weights(kernel=lambda array: array * np.float32(1e38)),
     "strings.npz": weights(kernel=lambda array: array.astype(str)),
@@ -270,13 +275,13 @@ def made(name: str) -> Path:
 def make_styliser(folder: Path) -> Path:
     """A network that was not trained."""
     model = draw_weights(vn.build("vgg19", weights="random", last_layer="block2_conv1"))
-    exported.save(networks.adain(model), model, folder, styles=[], settings={})
+    saved_network.save(networks.adain(model), model, folder, styles=[], settings={})
     return folder
 
 
 def make_interrupted(folder: Path) -> Path:
     """The checkpoint of a run that got a signal."""
-    original = synthesis.minimize
+    original = descent.minimize
 
     def minimize(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for count, state in enumerate(original(*args, **kwargs)):
@@ -288,7 +293,7 @@ def make_interrupted(folder: Path) -> Path:
     place.mkdir()
     arguments = [*shared()["style"], f"--checkpoint={folder}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthesis, "minimize", minimize)
+        patch.setattr(descent, "minimize", minimize)
         patch.chdir(place)
         prepare(place, arguments)
         assert stylise(*arguments) == 128 + signal.SIGTERM
@@ -323,7 +328,7 @@ def place_of_what_is_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iter
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a command is run, on a machine with 8 GiB to spare and no others."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(memory, "available", lambda: 8 * 2**30)
+    monkeypatch.setattr(memory_budget, "available", lambda: 8 * 2**30)
     monkeypatch.delenv("TF_CONFIG", raising=False)
     yield tmp_path
     while HELD:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("vgg_normalize", "style")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LONGEST = 400
+LONGEST = 300
+# Functions of more than 40 lines or 5 parameters, and why: keyword-only options that stand by
+# themselves, which an object around them would only hide.
+LARGE = {
+    "style.cli.transfer_run.__init__": "a run's parts",
+    "style.feedforward.data.random_crops": "options of crops",
+    "style.feedforward.stylizer.render": "the options of a styliser",
+    "style.objective.memory_budget.estimate": "what memory depends on",
+    "style.objective.memory_budget.require_memory": "the same",
+    "style.synthesis.descent.make_optimizer": "the options of both optimisers",
+    "style.synthesis.inputs.__init__": "the pictures of a task",
+    "style.synthesis.picture_terms.style_terms": "the options of style terms",
+    "style.synthesis.tasks._run": "what three tasks share",
+    "vgg_normalize.data.sources.batches": "the options of batches",
+    "vgg_normalize.measurement.measure": "the options of a measurement",
+    "vgg_normalize.verification.check": "the contract's",
+    "vgg_normalize.vgg.build": "the contract's",
+}
 # What the command needs before it knows that the flags are right: no seconds of TensorFlow.
-LIGHT = ("errors", "settings", "progress", "__main__", "__init__")
+LIGHT = ("errors", "cli/settings", "runtime/progress", "__main__", "__init__")
 
 by_name = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -67,14 +86,95 @@ def test_ruff_would_change_no_format():
     run("-m", "ruff", "format", "--check", ".")
 
 
+@pytest.mark.slow
 def test_mypy_finds_nothing():
     run("-m", "mypy")
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "vgg_normalize"])
+# What each room may import, besides itself; rooms are folders, and single modules at the top.
+NORMALIZE = (
+    *("errors", "runtime", "networks", "weights", "data", "means", "channel_sums", "distributed"),
+    *(
+        "measurement",
+        "measurement_state",
+        "rescaling",
+        "vgg",
+        "verification",
+        "layer_comparison",
+        "comparison",
+    ),
+    *("shipped_means", "saved_model", "saved_network"),
+)
+ROOMS: dict[str, set[str]] = {
+    "vgg_normalize.errors": set(),
+    "vgg_normalize.runtime": {"vgg_normalize.errors"},
+    "vgg_normalize.networks": {"vgg_normalize.errors"},
+    "vgg_normalize.weights": {
+        "vgg_normalize.errors",
+        "vgg_normalize.networks",
+        "vgg_normalize.vgg",
+    },
+    "vgg_normalize.data": {"vgg_normalize.errors", "vgg_normalize.networks"},
+    **{
+        f"vgg_normalize.{room}": {f"vgg_normalize.{other}" for other in NORMALIZE}
+        for room in NORMALIZE[5:]
+    },
+    "vgg_normalize.report": {"vgg_normalize", *(f"vgg_normalize.{room}" for room in NORMALIZE)},
+    "style.images": {"vgg_normalize"},
+    "style.objective": {"vgg_normalize"},
+    "style.optimizers": {"vgg_normalize"},
+    "style.models": {"vgg_normalize"},
+    "style.synthesis": {
+        "vgg_normalize",
+        *(f"style.{r}" for r in ("images", "objective", "optimizers", "models")),
+    },
+    "style.feedforward": {"vgg_normalize", "style.images", "style.objective"},
+}
+# Below the command line nothing knows of flags, settings or of who is told what.
+BELOW = [room for room in ROOMS if not room.endswith((".runtime", ".cli"))]
+
+
+def room(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def in_room(chosen: str) -> list[Path]:
+    return [path for path in MODULES if room(module(path)) == chosen]
+
+
+@pytest.mark.parametrize("chosen", ROOMS)
+def test_arrows_between_rooms_go_one_way(chosen):
+    assert in_room(chosen), "an empty room"
+    for path in in_room(chosen):
+        names = {n for n in imported(ast.walk(tree(path))) if n.split(".")[0] in PACKAGES}
+        allowed = ROOMS[chosen] | {chosen}
+        wrong = {n for n in names if room(n) not in allowed and n.split(".")[0] not in allowed}
+        # `from vgg_normalize import chain` gives the package too.
+        assert not wrong - set(PACKAGES), f"{module(path)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.is_relative_to(ROOT / "vgg_normalize")])
 def test_vgg_normalize_never_imports_style(path):
     names = imported(ast.walk(tree(path)))
     assert not {name for name in names if name.split(".")[0] == "style"}
+
+
+@pytest.mark.parametrize("chosen", BELOW)
+def test_nothing_below_the_command_line_knows_flags_or_says_anything(chosen):
+    for path in in_room(chosen):
+        names = imported(ast.walk(tree(path)))
+        parts = {part for name in names for part in name.split(".")}
+        assert not parts & {"absl", "cli", "Settings", "progress", "say"}, module(path)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_name_of_the_front_door_is_a_module(package):
+    """Importing the module would put it in the name's place."""
+    front = importlib.import_module(package)
+    assert front.__all__
+    for name in front.__all__:
+        assert not (ROOT / package / name).exists() and not (ROOT / package / f"{name}.py").exists()
+        assert name in dir(front) and getattr(front, name) is not None
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -139,6 +239,30 @@ def _obvious(node: ast.AST, outside: bool) -> bool:
 @by_name
 def test_modules_are_short(path):
     assert len(path.read_text().splitlines()) < LONGEST
+
+
+def size_of(function: ast.FunctionDef) -> tuple[int, int]:
+    """Lines without the docstring, and parameters without self."""
+    documented = ast.get_docstring(function) is not None and len(function.body) > 1
+    first = function.body[documented].lineno
+    arguments = function.args
+    names = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    return function.end_lineno - first + 1, len({a.arg for a in names} - {"self", "cls"})
+
+
+@by_name
+def test_functions_are_small(path):
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)]
+    sizes = {f"{module(path)}.{function.name}": size_of(function) for function in functions}
+    large = {name for name, (lines, count) in sizes.items() if lines > 40 or count > 5}
+    assert large == {name for name in LARGE if name.rpartition(".")[0] == module(path)}
+
+
+def test_half_of_all_functions_have_ten_lines_at_most():
+    functions = [
+        n for path in MODULES for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef)
+    ]
+    assert statistics.median(size_of(function)[0] for function in functions) <= 10
 
 
 @by_name

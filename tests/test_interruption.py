@@ -10,6 +10,8 @@ import pytest
 from forks import forked
 from helpers import encode, picture, save_model
 
+pytestmark = pytest.mark.slow
+
 # One of a fresh run, one of a run that went on.
 KILLS = 2
 

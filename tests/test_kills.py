@@ -1,6 +1,6 @@
 """Every command, killed at random moments, ends with the bits of a run that nothing disturbed.
 
-Kills at given changes of the disk are in `test_output.py` and `test_interruption.py`; here they come
+Kills at given changes of the disk are in `test_staging.py` and `test_interruption.py`; here they come
 at any time: while TensorFlow traces, computes or saves.
 """
 
@@ -18,6 +18,8 @@ from forks import forked
 from helpers import arrays, content_and_style, draw_weights, pictures
 
 import vgg_normalize as vn
+
+pytestmark = pytest.mark.slow
 
 COMMANDS = ("vgg_normalize", "style", "style.train", "style.apply")
 KILLS = 5

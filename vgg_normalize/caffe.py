@@ -1,6 +1,6 @@
 """`python -m vgg_normalize.caffe IN.caffemodel OUT.npz`: a Caffe VGG as weights for `--weights`.
 
-Reads the few fields of Caffe's NetParameter that matter, of both of its layer formats
+Reads the few fields of Caffe's NetParameter that matter, in both of its layer formats
 (caffe.proto: LayerParameter in field 100, the older V1LayerParameter in field 2).  conv1_1 becomes
 block1_conv1, and kernels [out, in, h, w] become [h, w, in, out].  The classifier is left out.
 """
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from vgg_normalize.errors import Error, NetworkError
 
+# Message name to its fields: name, number, type, and name of the message where the type is one.
 _FIELDS = {
     "Shape": [("dim", 1, "INT64", "")],
     "Blob": [
@@ -36,17 +37,17 @@ _REPEATED = {"dim", "data", "blobs", "layers", "layer"}
 
 
 def messages() -> dict[str, Any]:
-    """Classes for the part of caffe.proto that is read."""
+    """Message name to class, for the part of caffe.proto that is read."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe_part.proto", package="caffe_part")
     kinds = descriptor_pb2.FieldDescriptorProto
     for name, fields in _FIELDS.items():
         message = file.message_type.add(name=name)
-        for field, number, kind, of in fields:
+        for field, number, kind, type_name in fields:
             message.field.add(
                 name=field,
                 number=number,
                 type=getattr(kinds, f"TYPE_{kind}"),
-                type_name=f".caffe_part.{of}" if of else None,
+                type_name=f".caffe_part.{type_name}" if type_name else None,
                 label=kinds.LABEL_REPEATED if field in _REPEATED else kinds.LABEL_OPTIONAL,
             )
     pool = descriptor_pool.DescriptorPool()
@@ -61,7 +62,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """`<layer>/kernel` and `<layer>/bias` of the convolutions in a .caffemodel.
 
     Raises:
-        NetworkError: Not a .caffemodel, or one without VGG's convolutions.
+        NetworkError: The file is not a .caffemodel, or holds none of VGG's convolutions.
     """
     net = messages()["Net"]()
     try:

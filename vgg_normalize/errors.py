@@ -42,7 +42,13 @@ class DevicesError(Error):
     exit_code = 5
 
 
-class ProofError(Error):
+class VerificationError(Error):
     """The normalised network is not what it must be."""
+
+    exit_code = 6
+
+
+class NumericalError(Error):
+    """A loss or a gradient became NaN or infinite."""
 
     exit_code = 6

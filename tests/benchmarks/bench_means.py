@@ -31,14 +31,16 @@ from PIL import Image
 from pytorch import Worker
 
 import vgg_normalize as vn
-from vgg_normalize import images, measure, sample, weight_export
-from vgg_normalize.settings import Settings
+from vgg_normalize import measurement
+from vgg_normalize.cli.settings import Settings
+from vgg_normalize.data import sources, synthetic
+from vgg_normalize.weights import exporting
 
 
 def jpegs(folder: Path, count: int) -> None:
     """Photographs' sizes, 500 x 375, from the synthetic pictures."""
     for i in range(count):
-        picture = Image.fromarray(sample.picture(i)).resize((500, 375), Image.LANCZOS)
+        picture = Image.fromarray(synthetic.picture(i)).resize((500, 375), Image.LANCZOS)
         picture.save(folder / f"{i:04d}.jpg", quality=90)
 
 
@@ -55,22 +57,22 @@ def main() -> None:
         folder = Path(temporary)
         if not options.images:
             jpegs(folder, options.count)
-        source = images.open_source(options.images or str(folder), max_images=options.count)
+        source = sources.open_source(options.images or str(folder), max_images=options.count)
         model = vn.build("vgg19", weights="random")
-        reading = measure.Reading(batch_size=batch)
+        reading = measurement.InputOptions(batch_size=batch)
         bare = tf.function(lambda image: model(image, training=False))
         resident = tf.random.stateless_uniform([batch, 224, 224, 3], [1, 2])
         worker = None
         if options.torch_python:
             weights = folder / "weights.npz"
-            np.savez(weights, **weight_export.named_weights(model))
+            np.savez(weights, **exporting.named_weights(model))
             worker = Worker(options.torch_python)
             worker.ask("network", weights=str(weights))
             worker.ask("means", batch=batch, repeats=1)
 
         def tool() -> float:
             began = time.perf_counter()
-            states = measure.measure(model, source, reading)
+            states = measurement.measure(model, source, reading)
             done = 0.0
             for state in states:
                 if done == 0 and state.sums.images:

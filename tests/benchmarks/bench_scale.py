@@ -31,8 +31,10 @@ def evaluate(options):
     import numpy as np
     import tensorflow as tf
 
-    from style import evaluation, models, synthesis
-    from vgg_normalize import chain
+    from style import models
+    from style.objective import value_and_gradient
+    from style.synthesis import picture_terms
+    from vgg_normalize.networks import chain
 
     model = models.load(options.model)
     names = [stage.layer.name for stage in chain.stages(model)]
@@ -40,17 +42,19 @@ def evaluate(options):
     random = np.random.Generator(np.random.PCG64(0))
     style = random.random((512, 512, 3), np.float32)
     # Repeated noise, made in place: drawing so much would take more memory than what is measured.
-    patches = (synthesis.as_batch(random.random((512, 512, 3), np.float32)) for _ in range(2))
+    patches = (picture_terms.as_batch(random.random((512, 512, 3), np.float32)) for _ in range(2))
     times = [1, *(-(-side // 512) for side in shape), 1]
     content, image = (tf.tile(patch, times)[:, : shape[0], : shape[1]] for patch in patches)
     layers = [(name, 1.0) for name in STYLE_LAYERS if name in names]
     deepest = "block4_conv2" if "block4_conv2" in names else names[-1]
-    terms = synthesis.content_terms(model, [(deepest, 1.0)], 1.0, shape=shape)
-    terms += synthesis.style_terms(
-        model, [synthesis.Style(style)], layers, 100.0, shape=shape, tile=options.tile
+    terms = picture_terms.content_terms(model, [(deepest, 1.0)], 1.0, shape=shape)
+    terms += picture_terms.style_terms(
+        model, [picture_terms.Style(style)], layers, 100.0, shape=shape, tile=options.tile
     )
     function = tf.function(
-        evaluation.evaluator(model, terms, shape, content=content, tile=options.tile)
+        value_and_gradient.make_value_and_gradient(
+            model, terms, shape, content=content, tile=options.tile
+        )
     ).get_concrete_function(image)
     seconds = []
     for _ in range(options.repeats):

@@ -69,8 +69,11 @@ import tensorflow as tf
 from pytorch import Worker
 
 import vgg_normalize as vn
-from style import evaluation as evaluation_module
-from style import image, synthesis
+from style.images import reading, resizing
+from style.objective import value_and_gradient as evaluation_module
+from style.optimizers.history import InMemoryHistory
+from style.synthesis import descent as synthesis
+from style.synthesis import picture_terms
 
 # Evaluations of PyTorch's descent, and at a stretch of each side.
 EVALUATIONS, STRETCH = 200, 20
@@ -90,8 +93,8 @@ class Problem:
         self.content_layers = ["block4_conv2" if "block4_conv2" in names else names[-1]]
         self.style_weight = style_weight
         self.model = vn.build("vgg19", weights=weights, last_layer=names[-1])
-        self.content = image.fit(image.load(content).pixels, size)
-        self.style = image.fit(image.load(style).pixels, size)
+        self.content = resizing.fit(reading.load(content).pixels, size)
+        self.style = resizing.fit(reading.load(style).pixels, size)
         pictures = folder / "pictures.npz"
         np.savez(pictures, content=self.content, style=self.style, start=self.content)
         worker.ask(
@@ -108,20 +111,22 @@ class Problem:
     def evaluate(self):
         """The objective as `python -m style` has it."""
         shape = self.content.shape[:2]
-        terms = synthesis.content_terms(
+        terms = picture_terms.content_terms(
             self.model, [(name, 1.0) for name in self.content_layers], 1.0, shape=shape
         )
-        terms += synthesis.style_terms(
+        terms += picture_terms.style_terms(
             self.model,
-            [synthesis.Style(self.style)],
+            [picture_terms.Style(self.style)],
             [(name, 1.0) for name in self.style_layers],
             self.style_weight,
             shape=shape,
         )
-        return evaluation_module.evaluator(self.model, terms, shape, content=self.start())
+        return evaluation_module.make_value_and_gradient(
+            self.model, terms, shape, content=self.start()
+        )
 
     def start(self):
-        return synthesis.as_batch(self.content)
+        return picture_terms.as_batch(self.content)
 
 
 def evaluation(problem, rounds, label):
@@ -149,12 +154,12 @@ def evaluation(problem, rounds, label):
 
 def steps(problem, evaluate, options):
     """Evaluations and value after each step; the first takes the tracing of all graphs too."""
-    method = synthesis.optimizer(
+    method = synthesis.make_optimizer(
         options.optimizer,
         evaluate,
         problem.content.shape[:2],
-        memory=options.memory,
-        smoothing=options.smoothing,
+        history=InMemoryHistory(options.memory),
+        preconditioner_exponent=options.smoothing,
     )
     for state in synthesis.minimize(method, problem.start(), options.most):
         yield int(state.evaluations), float(state.value)

@@ -29,7 +29,7 @@ import tensorflow as tf
 from pytorch import Worker
 
 import vgg_normalize as vn
-from style import exported, networks, training
+from style.feedforward import networks, saved_network, training
 
 
 def measure(ours, theirs, rounds, label):
@@ -50,7 +50,7 @@ def measure(ours, theirs, rounds, label):
 
 def step(model, network, worker, rounds, size=256, batch=4):
     names = networks.style_layers(model)
-    weights = training.Weights((), [(name, 1.0) for name in names])
+    weights = training.LossConfig((), [(name, 1.0) for name in names])
     function = training.step_function(network, model, weights, keras.optimizers.Adam(1e-4))
     random = np.random.default_rng(0)
     content, style = (
@@ -67,8 +67,8 @@ def step(model, network, worker, rounds, size=256, batch=4):
 def apply(model, network, worker, rounds, size=512):
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "network"
-        exported.save(network, model, place, styles=[], settings={})
-        loaded = exported.Loaded(str(place))
+        saved_network.save(network, model, place, styles=[], settings={})
+        loaded = saved_network.SavedNetwork(str(place))
         random = np.random.default_rng(0)
         content, style = (random.random((size, size, 3), np.float32) for _ in range(2))
         measure(

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Adain(torch.nn.Module):
-    """Encoder from an .npz of VGG kernels, decoder mirrored, as `style.networks.adain`."""
+    """Encoder from an .npz of VGG kernels, decoder mirrored, as `style.feedforward.networks.adain`."""
 
     def __init__(self, network):
         super().__init__()

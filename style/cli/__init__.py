@@ -1,0 +1,1 @@
+"""What stands between the flags and the work: settings, files, checkpoints, logs."""

@@ -1,0 +1,148 @@
+"""What each command is asked for; the defaults of pictures are those of `synthesis.options`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from style.synthesis import strength
+from style.synthesis.options import Options
+from vgg_normalize.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """What is asked for; the contract of each field stands with its flag in `__main__`."""
+
+    output: str
+    model: str = "vgg19"
+    content: str | None = None
+    style: tuple[str, ...] = ()
+    size: int = 512
+    memory_folder: str | None = None
+    content_mask: tuple[str, ...] = ()
+    style_mask: tuple[str, ...] = ()
+    bits: int = 8
+    log: str | None = None
+    preview_every: int = 0
+    animation: str | None = None
+    checkpoint: str | None = None
+    checkpoint_every: int = 50
+    resume: bool = False
+
+
+# Losses by name, without waiting for TensorFlow.
+STYLE_LOSSES = tuple(strength.FACTORS)
+# What a checkpoint need not agree on: of pictures and weights it knows the content.  More steps are
+# more of the same; `TransferCheckpoint` sees where they are not.
+CHECKPOINT_IGNORED = (
+    *("output", "log", "preview_every", "animation", "checkpoint", "checkpoint_every", "resume"),
+    *("model", "content", "style", "content_mask", "style_mask", "bits", "steps"),
+)
+
+
+# What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.
+TRAINING: dict[str, dict[str, Any]] = {
+    # Huang and Belongie (2017) and their program.
+    "adain": {"steps": 160000, "learning_rate": 1e-4, "decay": 5e-5, "style_weight": 10.0},
+    "encoder": {"steps": 4000000, "learning_rate": 1e-5, "decay": 0.0, "style_weight": 100.0},
+    # Dumoulin et al. (2017), table 1.
+    "cin": {"steps": 40000, "learning_rate": 1e-3, "decay": 0.0, "style_weight": 100.0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """What `style.train` is asked for; the contract of each field stands with its flag there."""
+
+    content: str
+    style: str
+    output: str
+    model: str = "vgg19"
+    method: str = "adain"
+    overwrite: bool = False
+    size: int = 256
+    resize: int | None = None
+    batch_size: int = 8
+    steps: int | None = None
+    learning_rate: float | None = None
+    decay: float | None = None
+    content_layers: tuple[tuple[str, float], ...] = ()
+    style_layers: tuple[tuple[str, float], ...] = ()
+    style_loss: str | None = None
+    content_weight: float = 1.0
+    style_weight: float | None = None
+    tv_weight: float = 0.0
+    seed: int = 0
+    max_skipped: int = 0
+    log: str | None = None
+    tensorboard: str | None = None
+    preview: str | None = None
+    preview_every: int = 100
+    checkpoint: str | None = None
+    checkpoint_every: int = 500
+    resume: bool = False
+
+
+# What a training's checkpoint need not agree on: of pictures and weights it knows the content.  A
+# training that diverged goes on with a lower rate.
+TRAINING_CHECKPOINT_IGNORED = (
+    *("output", "overwrite", "log", "tensorboard", "preview", "preview_every", "checkpoint"),
+    *("checkpoint_every", "resume", "steps", "learning_rate", "model", "content", "style"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApplySettings:
+    """What `style.apply` is asked for; the contract of each field stands with its flag there."""
+
+    network: str
+    content: str
+    output: str
+    style: tuple[str, ...] = ()
+    style_blend: tuple[float, ...] = ()
+    alpha: float = 1.0
+    size: int = 0
+    style_size: int = 512
+    preserve_color: str = "none"
+    color_root: str = "symmetric"
+    content_mask: tuple[str, ...] = ()
+    tile: int = 0
+    bits: int = 8
+    overwrite: bool = False
+    max_skipped: int = 0
+
+
+def parse_layers(flag: str, texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Parse LAYER:WEIGHT, where a missing weight is 1.
+
+    Raises:
+        UsageError: A weight is no number of 0 or more.
+    """
+    split = [text.partition(":") for text in texts]
+    return tuple(
+        (name.strip(), parse_weights(flag, [weight])[0] if colon else 1.0)
+        for name, colon, weight in split
+    )
+
+
+def parse_weights(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """Parse numbers of 0 or more.
+
+    Raises:
+        UsageError: One is not.
+    """
+    return tuple(_weight(flag, text) for text in texts)
+
+
+def _weight(flag: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(
+            f"Expected weights of 0 or more in --{flag}. Received: {text!r}. Correct it."
+        )
+    return value

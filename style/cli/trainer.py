@@ -1,0 +1,228 @@
+"""A network in training: its pictures, its steps, its checkpoint and its log."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from style import models
+from style.cli.log import Log
+from style.cli.settings import TRAINING_CHECKPOINT_IGNORED, TrainSettings
+from style.cli.tensorboard_writer import TensorBoardWriter
+from style.cli.training_checkpoint import TrainingCheckpoint
+from style.cli.training_pictures import open_pictures
+from style.cli.training_preview import save_preview
+from style.feedforward import networks, saved_network, training
+from style.feedforward.networks import Network
+from style.synthesis.options import CONTENT_LAYERS, STYLE_LAYERS
+from style.synthesis.problem import resolve_layers
+from vgg_normalize.errors import NumericalError, UsageError
+from vgg_normalize.networks import chain
+from vgg_normalize.runtime import checkpoint
+from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
+from vgg_normalize.weights import exporting
+
+
+def last_good_folder(output: str) -> Path:
+    """Where the last good network goes if a training with this output fails."""
+    path = Path(os.path.abspath(os.path.expanduser(output)))
+    return path.with_name(path.name + ".last_good")
+
+
+class Trainer:
+    """A network in training.
+
+    Args:
+        settings: What `style.train` was asked for, with --resize, --steps and the like filled in.
+
+    Raises:
+        Error: The network, the pictures or the settings do not fit.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        Heartbeat.doing("loading the network")
+        self.model = models.load(settings.model, say)
+        self.settings = settings = _resolve_losses(settings, self.model)
+        self.pictures = open_pictures(settings)
+        config = _loss_config(settings)
+        self.style_names: list[str] = []
+        targets = None
+        if settings.method == "cin":
+            Heartbeat.doing("measuring the styles")
+            self.style_names, styles = self.pictures.fixed_styles(settings.size)
+            targets = training.style_targets(self.model, config, styles)
+        Heartbeat.doing("building the network")
+        self.network = self._build_network()
+        if settings.size % self.network.stride:
+            raise UsageError(
+                f"Expected --size a multiple of {self.network.stride}, the stride of this network. "
+                f"Received: {settings.size}. Correct it."
+            )
+        rate = training.schedule(settings.learning_rate or 0.0, settings.decay or 0.0)
+        optimizer = keras.optimizers.Adam(rate)
+        self.step = training.step_function(
+            self.network, self.model, config, optimizer, targets=targets
+        )
+        self.checkpoint = self._open_checkpoint(optimizer)
+        self.done = 0  # steps
+        self.seconds = 0.0  # that they took, with those before the checkpoint
+        self.saved = 0  # steps of which there is a checkpoint
+
+    def _build_network(self) -> Network:
+        settings = self.settings
+        style_names = tuple(name for name, _ in settings.style_layers)
+        builders: dict[str, Callable[[], Network]] = {
+            "adain": lambda: networks.adain(self.model, seed=settings.seed),
+            "encoder": lambda: networks.style_encoder(
+                self.model, layers=style_names, seed=settings.seed
+            ),
+            "cin": lambda: networks.cin(len(self.style_names), seed=settings.seed),
+        }
+        return builders[settings.method]()
+
+    def _open_checkpoint(self, optimizer: keras.optimizers.Optimizer) -> TrainingCheckpoint | None:
+        """The checkpoint, if one is asked for."""
+        if self.settings.checkpoint is None:
+            return None
+        bound = {
+            name: value
+            for name, value in dataclasses.asdict(self.settings).items()
+            if name not in TRAINING_CHECKPOINT_IGNORED
+        }
+        bound |= {**self.pictures.digests(), "weights": exporting.weights_digest(self.model)}
+        return TrainingCheckpoint(
+            self.settings.checkpoint,
+            self.network.variables,
+            list(optimizer.variables),
+            checkpoint.fingerprint({**bound, "tensorflow": tf.__version__}),
+        )
+
+    def mark_finished(self, output: Path) -> bool:
+        """Note in the checkpoint that the network is saved; whether it is, after all steps."""
+        arrays = self.checkpoint.load() if self.checkpoint is not None else None
+        if self.checkpoint is None or arrays is None or arrays["step"] != self.settings.steps:
+            return False
+        # What stands there may be of a run before, which the one that was killed was to replace.
+        if not saved_network.holds_weights(output, self.checkpoint.weights(arrays)):
+            return False
+        self.checkpoint.mark_finished(arrays)
+        return True
+
+    def train(self, stop: InterruptHandler) -> None:
+        """Do all steps that are left.
+
+        Raises:
+            NumericalError: A loss is not finite; the last good network is saved.
+            Interrupted: A signal came; the checkpoint is written.
+        """
+        board = TensorBoardWriter(self.settings.tensorboard)
+        self._restore()
+        first = self.done
+        with stop.defer(), Log(self.settings.log, lambda line: line["step"] < first) as log:
+            finite = self._run_steps(stop, log, board)
+        if stop.requested and self.checkpoint is not None:
+            say(f"interrupted after {self.saved} steps; go on with --resume")
+        stop.raise_if_requested()
+        if not finite:
+            self._give_up()
+        if self.saved != self.settings.steps:
+            self.save_checkpoint()
+
+    def _restore(self) -> None:
+        """Go on from the checkpoint, or forget it where that is not asked for."""
+        if self.checkpoint is None:
+            return
+        if self.settings.resume:
+            self.done, self.seconds = self.checkpoint.restore(self.settings.steps or 0)
+            self.saved = self.done
+        else:
+            self.checkpoint.forget()
+
+    def _run_steps(self, stop: InterruptHandler, log: Log, board: TensorBoardWriter) -> bool:
+        """Steps until none is left, a signal came or a loss is not finite; whether all are."""
+        settings, steps = self.settings, self.settings.steps or 0
+        progress = Progress(steps, self.done, title="training", unit="step")
+        began = time.monotonic() - self.seconds
+        finite = True
+        for content, style in self.pictures.batches(settings, self.done, steps):
+            terms = {name: float(value) for name, value in self.step(content, style).items()}
+            loss = terms.pop("loss")
+            self.seconds = time.monotonic() - began
+            finite = bool(np.isfinite(loss))
+            if not finite:
+                break
+            seconds = round(self.seconds, 4)
+            log.write({"step": self.done, "seconds": seconds, "loss": loss, "terms": terms})
+            board.write(self.done, {"loss": loss, **terms})
+            self.done += 1
+            progress.update(self.done, f"loss {loss:.5g}")
+            if settings.preview and (self.done % settings.preview_every == 0 or self.done == steps):
+                save_preview(settings.preview, self.network, self.pictures, settings.size)
+            if stop.requested or self.done % settings.checkpoint_every == 0:
+                self.save_checkpoint()
+            if stop.requested:
+                break
+        progress.close()
+        return finite
+
+    def _give_up(self) -> None:
+        """Save the network that the last finite loss was computed with, and say why.
+
+        Raises:
+            NumericalError: Always.
+        """
+        # The step from there was too wide.
+        self.step.restore_last_good()
+        folder = last_good_folder(self.settings.output)
+        shutil.rmtree(folder, ignore_errors=True)
+        self.save(folder)
+        raise NumericalError(
+            f"Expected a finite loss. Received: NaN or infinity at step {self.done}. The last good "
+            f"network is in {folder}; lower --learning_rate or the weights."
+        )
+
+    def save_checkpoint(self, *, finished: bool = False) -> None:
+        """Write the checkpoint, if one is asked for."""
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.done, self.seconds, finished=finished)
+            self.saved = self.done
+
+    def save(self, folder: Path) -> None:
+        """Write the network into a new directory."""
+        settings = dataclasses.asdict(self.settings)
+        saved_network.save(
+            self.network, self.model, folder, styles=self.style_names, settings=settings
+        )
+
+
+def _resolve_losses(settings: TrainSettings, model: keras.Model) -> TrainSettings:
+    """The settings with the layers and the style loss that are meant where none is given."""
+    names = [stage.layer.name for stage in chain.stages(model)]
+    adain = settings.method == "adain"
+    # AdaIN's styles as far as its own layer (Huang and Belongie 2017, section 6.1).
+    style_layers = STYLE_LAYERS[:4] if adain else STYLE_LAYERS
+    return dataclasses.replace(
+        settings,
+        content_layers=resolve_layers(settings.content_layers, CONTENT_LAYERS, names),
+        style_layers=resolve_layers(settings.style_layers, style_layers, names),
+        style_loss=settings.style_loss or ("moments" if adain else "gram"),
+    )
+
+
+def _loss_config(settings: TrainSettings) -> training.LossConfig:
+    return training.LossConfig(
+        settings.content_layers,
+        settings.style_layers,
+        settings.content_weight,
+        settings.style_weight or 0.0,
+        settings.tv_weight,
+        settings.style_loss or "",
+    )

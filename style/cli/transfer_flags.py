@@ -1,0 +1,195 @@
+"""The flags of `python -m style`, grouped by what they decide."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from style.cli.common_flags import MAX_SIDE, Add
+from style.cli.settings import STYLE_LOSSES
+from style.synthesis.options import TASKS
+
+
+def define_picture_flags(add: Add) -> None:
+    """What is made, of which pictures and with which network."""
+    add(
+        flags.DEFINE_enum,
+        "task",
+        list(TASKS),
+        "What to make: transfer puts the content in the style, texture is made of the style alone, "
+        "inversion shows what layers keep of the content, amalgamation is a transfer that begins "
+        "with the style.",
+    )
+    add(
+        flags.DEFINE_string,
+        "model",
+        "Network to compare pictures by: vgg19 (trained on ImageNet, normalised by the means that "
+        "come with this package), vgg19_original (not normalised), a directory that vgg_normalize "
+        "saved, or a file of weights.",
+    )
+    add(flags.DEFINE_string, "content", "Path of the content picture.")
+    add(flags.DEFINE_list, "style", "Paths of the style pictures, separated by commas.")
+    add(
+        flags.DEFINE_list,
+        "style_blend",
+        "Weights of the styles, one number of 0 or more for each; equal by default.",
+    )
+    add(flags.DEFINE_string, "output", "Path of the picture to write: .png, .jpg or .tif.")
+    add(
+        flags.DEFINE_list,
+        "style_mask",
+        "Paths of grey pictures, one for each style: the style is taken from where they are white.",
+    )
+
+
+def define_start_flags(add: Add) -> None:
+    """The size of the result, and the picture that a run begins with."""
+    add(
+        flags.DEFINE_integer,
+        "size",
+        "Long side of the result in pixels.",
+        lower_bound=1,
+        upper_bound=MAX_SIDE,
+    )
+    add(
+        flags.DEFINE_float,
+        "style_scale",
+        "Long side of the style as a multiple of --size.",
+        lower_bound=0.01,
+        upper_bound=100.0,
+    )
+    add(
+        flags.DEFINE_string,
+        "init",
+        "Picture to begin with: content, style, noise or a path. By default content for transfer, "
+        "style for amalgamation, and noise for texture and inversion.",
+    )
+    add(
+        flags.DEFINE_integer,
+        "seed",
+        "Random seed of the noise and of the positions that style losses sample.",
+        lower_bound=0,
+    )
+
+
+def define_objective_flags(add: Add) -> None:
+    """How content and style are compared, and how much each counts."""
+    add(
+        flags.DEFINE_list,
+        "content_layers",
+        "LAYER:WEIGHT,...: layers at which the content is compared; a weight left out is 1. By "
+        "default block4_conv2, or the deepest layer of a network that lacks it.",
+    )
+    add(
+        flags.DEFINE_list,
+        "style_layers",
+        "LAYER:WEIGHT,...: layers at which the style is compared; a weight left out is 1. By "
+        "default blockK_conv1 for K = 1 to 5, as far as the network has them.",
+    )
+    add(flags.DEFINE_float, "content_weight", "Factor of the content loss.", lower_bound=0.0)
+    add(
+        flags.DEFINE_float,
+        "strength",
+        "Strength of the style, above 0 and below 1, on a scale that is alike for all pictures and "
+        "style losses.",
+    )
+    add(
+        flags.DEFINE_float,
+        "style_weight",
+        "Factor of the style loss, in place of --strength; by default --strength decides (texture: "
+        "1).",
+        lower_bound=0.0,
+    )
+    add(
+        flags.DEFINE_enum,
+        "style_loss",
+        list(STYLE_LOSSES),
+        "Loss that compares the features of the result with those of the style.",
+    )
+
+
+def define_regularization_flags(add: Add) -> None:
+    """What keeps the picture smooth and within its range."""
+    add(
+        flags.DEFINE_float,
+        "tv_weight",
+        "Factor of the total variation; by default 0.03 for inversion and 0 for every other task.",
+        lower_bound=0.0,
+    )
+    add(
+        flags.DEFINE_float,
+        "tv_beta",
+        "Exponent beta of the total variation (dx^2 + dy^2)^(beta / 2).",
+        lower_bound=0.5,
+    )
+    add(
+        flags.DEFINE_float,
+        "norm_weight",
+        "Factor of the alpha norm of the pixels, for inversion only.",
+        lower_bound=0.0,
+    )
+
+
+def define_optimizer_flags(add: Add) -> None:
+    """How the objective is minimised."""
+    add(flags.DEFINE_enum, "optimizer", ["lbfgs", "adam"], "Optimizer of the pixels.")
+    add(
+        flags.DEFINE_integer,
+        "steps",
+        "Evaluations of the objective and its gradient at each size.",
+        lower_bound=1,
+    )
+    add(
+        flags.DEFINE_integer,
+        "scales",
+        "Number of sizes, from coarse to fine: each has twice the long side of the one before, the "
+        "last has --size.",
+        lower_bound=1,
+        upper_bound=20,
+    )
+    add(
+        flags.DEFINE_integer,
+        "history_size",
+        "Number of pairs (s, y) of differences that L-BFGS remembers; formerly --memory.",
+        lower_bound=1,
+    )
+    add(
+        flags.DEFINE_string,
+        "memory_folder",
+        "Directory for the pairs that L-BFGS remembers, to save memory; by default they are kept in "
+        "memory.",
+    )
+    add(
+        flags.DEFINE_float,
+        "preconditioner_exponent",
+        "Exponent a of the first preconditioner of L-BFGS, 1 / f^(2a) at spatial frequency f; 0 for "
+        "none. Formerly --smoothing.",
+        lower_bound=0.0,
+    )
+    add(
+        flags.DEFINE_float,
+        "learning_rate",
+        "Learning rate of Adam, for pixels in [0, 1].",
+        lower_bound=0.0,
+    )
+
+
+def define_run_flags(add: Add) -> None:
+    """What bounds the memory, and what shows how a run goes."""
+    add(
+        flags.DEFINE_integer,
+        "tile",
+        "Side in pixels of the tiles in which the objective is computed, to save memory; 0 computes "
+        "the whole picture at once.",
+        lower_bound=0,
+    )
+    add(
+        flags.DEFINE_integer,
+        "preview_every",
+        "Steps between two previews, written to --output; 0 for no previews.",
+        lower_bound=0,
+    )
+    add(
+        flags.DEFINE_string,
+        "animation",
+        "Path of an animated .gif of the run, of about 60 frames; by default none is written.",
+    )

@@ -1,0 +1,222 @@
+"""One picture of the command: the steps, what is shown and saved of them, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from style.cli.log import Log, keep_until, log_record
+from style.cli.settings import Settings
+from style.cli.transfer_checkpoint import TransferCheckpoint
+from style.images import writing
+from style.images.animation import Animation
+from style.synthesis import descent, tasks
+from style.synthesis.descent import Status, Step
+from style.synthesis.inputs import Inputs
+from style.synthesis.problem import Cache, Problem
+from vgg_normalize.errors import NumericalError, OutputError, UsageError
+from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
+
+# Frames of an animation, about.
+FRAMES = 60
+# How many times the rest of the objective total variation may be before a line says so.
+SWAMPING = 30.0
+
+
+class TransferRun:
+    """One picture from its settings to its file.
+
+    Args:
+        settings: After `run_transfer.resolve_settings`.
+        model: The network.
+        inputs: The pictures.
+        stop: Signals.
+        label: The layer, where a picture is made for each of several.
+        profile: ICC profile of the result.
+        cache: What the pictures of a sheet share, see `Problem`.
+
+    Raises:
+        Error: As `Problem` and `TransferCheckpoint`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: keras.Model,
+        inputs: Inputs,
+        stop: InterruptHandler,
+        *,
+        label: str | None = None,
+        profile: bytes | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        self.settings, self.inputs, self.stop = settings, inputs, stop
+        self.label, self.profile = label, profile
+        in_memory = settings.memory_folder is None
+        self.problem = Problem(settings, model, inputs, in_memory=in_memory, cache=cache)
+        self.sizes = self.problem.sizes
+        self.animation = Animation(settings.animation) if settings.animation else None
+        self.checkpoint = TransferCheckpoint(settings, model, inputs, label)
+        self.began = time.monotonic()
+
+    def make(self) -> tuple[np.ndarray, str]:
+        """The picture and how the run ended, with nothing written."""
+        self.began = time.monotonic()
+        state: Any = None
+        with self.checkpoint, self.stop.defer() as stop:
+            for step in self._steps(0, None):
+                state = step.state
+                stop.raise_if_requested()
+        return self.inputs.postprocess(np.asarray(state.x[0])), self._outcome(state)
+
+    def finish(self, output: str) -> None:
+        """Optimise and write everything that was asked for."""
+        with self.checkpoint, self.stop.defer():
+            first_scale, saved = self.checkpoint.restore()
+            self.began -= 0.0 if saved is None else float(saved["seconds"])
+            last, base, failure = self._optimize(output, first_scale, saved)
+            self._conclude(output, last.state, failure)
+            self.checkpoint.save(last.scale, base, self._seconds(), finished=True)
+            if not bool(last.state.finite):
+                raise NumericalError(
+                    "Expected a finite objective. Received: NaN or infinity after step "
+                    f"{int(last.state.steps)}. The last good picture is in {output}; lower the "
+                    "weights or the learning rate."
+                )
+        say(f"{output}: {self._outcome(last.state)}")
+
+    def _optimize(
+        self, output: str, first_scale: int, saved: dict[str, np.ndarray] | None
+    ) -> tuple[Step, Any, OutputError | None]:
+        """All steps, logged, shown and saved.
+
+        Returns:
+            The last step, the state that a larger --steps would go on from, and why nothing more
+            could be written, if that ended the run.
+        """
+        last, base = None, None
+        log = Log(self.settings.log, keep_until(self.label, self.sizes[: first_scale + 1], saved))
+        try:
+            with log:
+                for step in self._steps(first_scale, saved):
+                    state = step.state
+                    self._note(log, step, last)
+                    base = last.state if bool(state.cut) and last is not None else state
+                    last = step
+                    self._show(output, state)
+                    due = int(state.steps) % self.settings.checkpoint_every == 0
+                    if self.stop.requested or due:
+                        self.checkpoint.save(step.scale, base, self._seconds())
+                    if self.stop.requested:
+                        break
+        except OutputError as error:  # a full disk, say: the picture may have room elsewhere
+            if last is None:
+                raise
+            return last, base, error
+        if last is None:
+            raise UsageError("Expected a step. Received: none. Raise --steps.")
+        return last, base, None
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _note(self, log: Log, step: Step, last: Step | None) -> None:
+        """Log a step, if it is a new one, and see that it makes sense."""
+        state = step.state
+        tasks.require_finite_start(state)
+        begins = last is None or last.scale != step.scale
+        if begins:
+            self._warn_of_variation(state)
+        if begins or last is None or int(state.steps) != int(last.state.steps):
+            record = log_record(state, step.shape, self._seconds(), self.label)
+            weight = None if int(state.steps) else self.problem.style_weight(step.shape)
+            log.write(record if weight is None else {**record, "style_weight": weight})
+
+    def _conclude(self, output: str, state: Any, failure: OutputError | None) -> None:
+        """Write the picture, whatever ended the run, and then raise that."""
+        pixels = np.asarray(state.x[0])
+        self._save(output, pixels)
+        if failure is not None:
+            say(f"the picture so far is in {output}")
+            raise failure
+        if self.animation is not None:
+            self.animation.finish(self.inputs.postprocess(pixels))
+        if self.stop.requested is not None:
+            say(
+                f"interrupted after {int(state.evaluations)} evaluations; the picture so far is in "
+                f"{output}; {self.checkpoint.way_on}"
+            )
+            self.stop.raise_if_requested()
+
+    def _outcome(self, state: Any) -> str:
+        """How a run ended, in words."""
+        weight = self.problem.style_weight(self.sizes[-1])
+        status = descent.status_of(state, self.settings.steps)
+        why = "" if status is Status.RUNNING else f"; {status.value}"
+        return (
+            f"loss {float(state.value):.6g} after {int(state.evaluations)} evaluations, "
+            f"{self._seconds():.1f} s"
+            f"{'' if weight is None else f', style weight {weight:.4g}'}{why}"
+        )
+
+    def _warn_of_variation(self, state: Any) -> None:
+        """A total variation that swamps the rest gives a flat picture, which nobody asks for."""
+        terms = {kind: float(value) for kind, value in state.terms.items()}
+        variation = terms.pop("tv", 0.0)
+        if terms and variation > SWAMPING * sum(terms.values()):
+            say(
+                f"total variation is {variation / max(sum(terms.values()), 1e-30):.0f} times the rest "
+                "of the objective: expect a flat picture. Lower --tv_weight; presets are meant for "
+                "--model=vgg19_original"
+            )
+
+    def _steps(self, first_scale: int, saved: dict[str, np.ndarray] | None) -> Iterator[Step]:
+        """Every step of every size, with progress shown."""
+        steps = descent.descend(
+            self.problem,
+            first_scale=first_scale,
+            history=self.checkpoint.history,
+            restore=None if saved is None else self.checkpoint.unpacker(saved),
+        )
+        progress: Progress | None = None
+        scale = None
+        try:
+            Heartbeat.doing("preparing the first step")
+            for step in steps:
+                if progress is None or step.scale != scale:
+                    if progress is not None:
+                        progress.close()
+                    title, scale = f"{step.shape[1]} x {step.shape[0]}", step.scale
+                    progress = Progress(self.settings.steps, title=title, unit="step")
+                note = f"loss {float(step.state.value):.5g}"
+                progress.update(int(step.state.evaluations), note)
+                yield step
+        except tf.errors.OpError:
+            self.checkpoint.raise_if_failed()
+            self.stop.raise_if_requested()  # a second signal, while the host used the history
+            raise
+        finally:
+            if progress is not None:
+                progress.close()
+
+    def _show(self, output: str, state: Any) -> None:
+        """Write a preview and add a frame to the animation, where they are due."""
+        settings, steps = self.settings, int(state.steps)
+        if settings.preview_every and steps and steps % settings.preview_every == 0:
+            self._save(output, np.asarray(state.x[0]))
+        every = max(1, settings.steps * len(self.sizes) // FRAMES)
+        if self.animation is not None and steps % every == 0:
+            self.animation.add(self.inputs.postprocess(np.asarray(state.x[0])))
+
+    def _save(self, output: str, pixels: np.ndarray) -> None:
+        writing.save(
+            output,
+            np.clip(self.inputs.postprocess(pixels), 0, 1),  # an optimiser may leave the range
+            profile=self.profile,
+            bits=self.settings.bits,
+        )

@@ -1,0 +1,1 @@
+"""Networks that stylise in one pass: layers, networks, training, saved networks."""

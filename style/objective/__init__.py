@@ -1,0 +1,1 @@
+"""What is minimised: statistics, losses, terms, and their value and gradient, by tiles where asked."""

@@ -1,0 +1,55 @@
+"""Features of a picture: the activations of named layers of a network, and the picture itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from style.objective import winograd
+from style.objective.layer_geometry import IMAGE
+from vgg_normalize.networks import chain
+
+Convolve = Callable[[tf.Tensor], tf.Tensor]
+Features = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+
+def feature_extractor(
+    model: keras.Model, names: Sequence[str], *, kernels: dict[str, Convolve] | None = None
+) -> Features:
+    """Image -> features of these layers, no deeper; with the image itself.
+
+    Args:
+        model: A chain of layers.
+        names: Names of layers; `IMAGE` needs none.
+        kernels: For evaluations again and again with the weights as they are: where the kernels
+            made ready for `winograd` are kept, by layer, which extractors of the same model may
+            share.  None: the layers themselves are called.
+    """
+    layers = sorted(set(names) - {IMAGE})
+    if not layers:
+        return lambda image: {IMAGE: image}
+    activations = chain.activations(model, layers)
+    path = chain.layers_up_to(model, activations.values())
+
+    def features(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = {}
+        tensor = image
+        for layer in path:
+            tensor = outputs[layer.name] = _call(layer, tensor, kernels)
+        named = {name: outputs[layer.name] for name, layer in activations.items()}
+        return {**named, IMAGE: image}
+
+    return features
+
+
+def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | None) -> tf.Tensor:
+    if kernels is None or not winograd.is_supported(layer, tensor.shape):
+        return layer(tensor, training=False)
+    if layer.name not in kernels:
+        with tf.init_scope():  # outside the graph, which only refers to it
+            kernels[layer.name] = winograd.winograd_convolution(np.asarray(layer.kernel))
+    tensor = kernels[layer.name](tensor)
+    return layer.activation(tf.nn.bias_add(tensor, layer.bias) if layer.use_bias else tensor)

@@ -1,0 +1,1 @@
+"""Pictures by optimisation: transfer, texture, inversion and amalgamation."""

@@ -1,0 +1,234 @@
+"""Transfer, texture and inversion in one call each; the command line goes the same way.
+
+    import style, vgg_normalize as vn
+
+    vgg = vn.normalized("vgg19")
+    photo, painting = style.load_image("a.jpg", size=512), style.load_image("b.jpg")
+    result = style.transfer(vgg, photo, painting, steps=300)
+    style.save_image("out.png", result.image)
+    print(result.status.value)
+
+Images are float32, RGB, [H, W, 3], in [0, 1].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from style import models
+from style.images import resizing
+from style.synthesis import descent
+from style.synthesis.descent import Status, Step
+from style.synthesis.inputs import Inputs
+from style.synthesis.options import Options
+from style.synthesis.picture_terms import Style
+from style.synthesis.problem import Problem, resolve
+from vgg_normalize.errors import NumericalError, UsageError
+
+Styles = np.ndarray | Style | Sequence[np.ndarray | Style]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A picture and how it was reached.
+
+    Attributes:
+        image: float32, [H, W, 3], clipped to [0, 1].
+        loss: The objective there.
+        terms: What each kind of term adds to it: "content", "style", "tv", "norm".
+        evaluations: Of the objective and its gradient, at this size.
+        status: How the run stands or why it ended; `status.value` is a sentence.
+    """
+
+    image: np.ndarray
+    loss: float
+    terms: dict[str, float]
+    evaluations: int
+    status: Status
+
+
+def transfer(
+    model: keras.Model | str, content: np.ndarray, styles: Styles, **options: Any
+) -> Result:
+    """The content in the style: Gatys, Ecker and Bethge, CVPR 2016, by default.
+
+    Args:
+        model: A network of vgg_normalize, or "vgg19", "vgg19_original" or the path of one.
+        content: [H, W, 3] in [0, 1]; the result has its size.
+        styles: A picture, a `Style` (a picture with a weight and masks), or several.
+        **options: Of `options.Options`: `strength` (0.5), `steps` (500), `style_loss` ("gram"),
+            `content_layers`, `style_layers`, `style_weight`, `tv_weight`, `init` ("content", "style",
+            "noise" or a picture), `optimizer` ("lbfgs"), `scales`, `preserve_color`, `tile`, `seed`
+            and the others.
+
+    Raises:
+        UsageError: An option is off.
+        ImagesError: A picture is too small for the layers.
+        NetworkError: The network has no such layer, or there is no such network.
+        DevicesError: The memory will not do.
+        NumericalError: The objective is not finite at the first picture.
+    """
+    return _last(iter_transfer(model, content, styles, **options))
+
+
+def iter_transfer(
+    model: keras.Model | str, content: np.ndarray, styles: Styles, **options: Any
+) -> Iterator[Result]:
+    """`transfer`, giving the first picture and the one after each step, to watch or to stop."""
+    content = _require_image(content)
+    return _run(model, _options("transfer", options), content.shape[:2], options, content, styles)
+
+
+def texture(
+    model: keras.Model | str,
+    styles: Styles,
+    *,
+    shape: tuple[int, int] | None = None,
+    **options: Any,
+) -> Result:
+    """A texture from noise: Gatys, Ecker and Bethge, NIPS 2015, by default.
+
+    Args:
+        model: As of `transfer`.
+        styles: As of `transfer`.
+        shape: Height and width of the result in pixels; default: those of the first style.
+        **options: As of `transfer`.
+
+    Raises:
+        Error: As `transfer`.
+    """
+    shape = shape or _as_styles(styles)[0].pixels.shape[:2]
+    return _last(_run(model, _options("texture", options), shape, options, None, styles))
+
+
+def invert(
+    model: keras.Model | str, content: np.ndarray, layer: str = "block4_conv2", **options: Any
+) -> Result:
+    """A picture from noise that has the content's features in one layer.
+
+    Args:
+        model: As of `transfer`.
+        content: [H, W, 3] in [0, 1].
+        layer: Its name.
+        **options: As of `transfer`; `norm_weight`, `tv_weight` and `tv_beta` are the regularisers.
+
+    Raises:
+        Error: As `transfer`.
+
+    Reference: Mahendran and Vedaldi, IJCV 2016.
+    """
+    content = _require_image(content)
+    options = {**options, "content_layers": ((layer, 1.0),)}
+    chosen = _options("inversion", options)
+    return _last(_run(model, chosen, content.shape[:2], options, content, ()))
+
+
+def _options(task: str, given: dict[str, Any]) -> Options:
+    """The options of a call.
+
+    Raises:
+        UsageError: There is no option of that name.
+    """
+    names = [field.name for field in dataclasses.fields(Options) if field.name != "task"]
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        raise UsageError(
+            f"Expected options {', '.join(names)}. Received: {', '.join(unknown)}. Correct them."
+        )
+    init = given.get("init")
+    changed = {"init": "picture"} if isinstance(init, np.ndarray) else {}
+    return Options(**{**given, **changed, "task": task})
+
+
+def _run(
+    model: keras.Model | str,
+    options: Options,
+    shape: tuple[int, ...],
+    given: dict[str, Any],
+    content: np.ndarray | None,
+    styles: Styles,
+) -> Iterator[Result]:
+    network = models.load(model) if isinstance(model, str) else model
+    chosen = _as_styles(styles)
+    blend = options.style_blend or tuple(style.weight for style in chosen)
+    options = resolve(dataclasses.replace(options, style_blend=blend), network, styles=len(chosen))
+    init = given.get("init")
+    inputs = Inputs(
+        options,
+        (shape[0], shape[1]),
+        content=content,
+        styles=[style.pixels for style in chosen],
+        content_masks=_masks("content_mask", [style.content_mask for style in chosen]),
+        style_masks=_masks("mask", [style.mask for style in chosen]),
+        init=_require_image(init) if isinstance(init, np.ndarray) else None,
+    )
+    problem = Problem(options, network, inputs)
+    for step in descent.descend(problem):
+        yield _result(problem, step)
+
+
+def _result(problem: Problem, step: Step) -> Result:
+    state = step.state
+    require_finite_start(state)
+    image = problem.inputs.postprocess(np.asarray(state.x[0]))
+    last = step.shape == problem.sizes[-1]
+    status = descent.status_of(state, problem.options.steps)
+    return Result(
+        image=np.clip(image, 0, 1),
+        loss=float(state.value),
+        terms={kind: float(value) for kind, value in state.terms.items()},
+        evaluations=int(state.evaluations),
+        status=status if last or status is Status.NOT_FINITE else Status.RUNNING,
+    )
+
+
+def require_finite_start(state: Any) -> None:
+    """Raises NumericalError where the objective is not finite at the first picture."""
+    if int(state.evaluations) <= 1 and not bool(state.finite):
+        raise NumericalError(
+            "Expected a finite objective. Received: NaN or infinity at the first picture. Check "
+            "the weights and the pictures."
+        )
+
+
+def _last(results: Iterator[Result]) -> Result:
+    last = None
+    for last in results:  # noqa: B007
+        pass
+    if last is None:
+        raise UsageError("Expected steps of at least 1. Received: none. Raise steps.")
+    return last
+
+
+def _as_styles(styles: Styles) -> list[Style]:
+    """Pictures and `Style`s as `Style`s."""
+    several = [styles] if isinstance(styles, np.ndarray | Style) else list(styles)
+    chosen = [style if isinstance(style, Style) else Style(style) for style in several]
+    return [style._replace(pixels=_require_image(style.pixels)) for style in chosen]
+
+
+def _masks(what: str, masks: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    """Masks [H, W] as [H, W, 1], none or one for each style."""
+    given = [np.asarray(mask, np.float32)[..., None] for mask in masks if mask is not None]
+    if given and len(given) != len(masks):
+        raise UsageError(
+            f"Expected a {what} of each style or of none. Received: {len(given)} of {len(masks)}. "
+            "Give masks of ones for the others."
+        )
+    return given
+
+
+def _require_image(image: Any) -> np.ndarray:
+    """The image as float32, [H, W, 3].
+
+    Raises:
+        UsageError: Integers, another shape, or values far outside [0, 1].
+    """
+    pixels = resizing.require_pixels(image)
+    resizing.require_unit_range(pixels)
+    return np.asarray(pixels, np.float32)

@@ -1,0 +1,48 @@
+"""Fixtures of the tests of `style.train` and `style.apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import SIGNS_OF_LIFE, feed_forward
+from stylizers import flags_of, make_world
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """A model, folders of pictures, and one trained network of each method; read only."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def run(world, tmp_path):
+    """Train; later flags win."""
+    return lambda *more: feed_forward("train", *flags_of(world, tmp_path / "out"), *more)
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """The one line with which a command refuses, leaving nothing behind."""
+
+    def refused(code: int, module: str, *arguments: object) -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        capsys.readouterr()
+        found = feed_forward(module, *arguments)
+        *signs, last = capsys.readouterr().err.splitlines()
+        assert (found, [one for one in signs if not of_life(one)]) == (code, []), (signs, last)
+        assert last.startswith(f"style.{module}: "), last
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        return last
+
+    return refused
+
+
+@pytest.fixture
+def no_training(refused, world, tmp_path):
+    """The line with which training is refused."""
+    return lambda code, *more: refused(code, "train", *flags_of(world, tmp_path / "out"), *more)
+
+
+def of_life(line: str) -> bool:
+    return any(sign in line for sign in SIGNS_OF_LIFE)

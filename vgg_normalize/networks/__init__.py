@@ -1,0 +1,1 @@
+"""Networks as chains of layers, and what may be done to one."""

@@ -1,0 +1,1 @@
+"""Reports of a run: JSON for programs, a page for people."""

@@ -1,0 +1,1 @@
+"""What every command needs around its work: flags, progress, signals, files written all or nothing."""
