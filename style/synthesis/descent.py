@@ -136,7 +136,7 @@ def descend(
             where a run goes on from a checkpoint.
     """
     options = problem.options
-    pixels: Any = None
+    pixels = None
     for scale in range(first_scale, len(problem.sizes)):
         shape = problem.sizes[scale]
         if pixels is None:
@@ -154,8 +154,7 @@ def descend(
         restore = None
         for state in minimize(method, start, options.steps, state=saved):
             yield Step(scale, shape, state)
-            pixels = state.x[0]
-        pixels = np.asarray(pixels)
+        pixels = np.asarray(state.x[0])
 
 
 def minimize(

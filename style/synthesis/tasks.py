@@ -73,7 +73,9 @@ def transfer(
         DevicesError: The memory will not do.
         NumericalError: The objective is not finite at the first picture.
     """
-    return _last(iter_transfer(model, content, styles, **options))
+    content = _require_image(content)
+    chosen = _options("transfer", options)
+    return _last(_run(model, chosen, content.shape[:2], options, content, styles))
 
 
 def iter_transfer(
@@ -81,7 +83,9 @@ def iter_transfer(
 ) -> Iterator[Result]:
     """`transfer`, giving the first picture and the one after each step, to watch or to stop."""
     content = _require_image(content)
-    return _run(model, _options("transfer", options), content.shape[:2], options, content, styles)
+    chosen = _options("transfer", options)
+    run = _run(model, chosen, content.shape[:2], options, content, styles)
+    return (_result(problem, step) for problem, step in run)
 
 
 def texture(
@@ -152,7 +156,8 @@ def _run(
     given: dict[str, Any],
     content: np.ndarray | None,
     styles: Styles,
-) -> Iterator[Result]:
+) -> Iterator[tuple[Problem, Step]]:
+    """Every step of a task, with the problem that it belongs to."""
     network = models.load(model) if isinstance(model, str) else model
     chosen = _as_styles(styles)
     blend = options.style_blend or tuple(style.weight for style in chosen)
@@ -169,12 +174,12 @@ def _run(
     )
     problem = Problem(options, network, inputs)
     for step in descent.descend(problem):
-        yield _result(problem, step)
+        require_finite_start(step.state)
+        yield problem, step
 
 
 def _result(problem: Problem, step: Step) -> Result:
     state = step.state
-    require_finite_start(state)
     image = problem.inputs.postprocess(np.asarray(state.x[0]))
     last = step.shape == problem.sizes[-1]
     status = descent.status_of(state, problem.options.steps)
@@ -196,13 +201,11 @@ def require_finite_start(state: Any) -> None:
         )
 
 
-def _last(results: Iterator[Result]) -> Result:
-    last = None
-    for last in results:  # noqa: B007
+def _last(run: Iterator[tuple[Problem, Step]]) -> Result:
+    """The result of the last step; the pictures of the others are not wanted."""
+    for problem, step in run:  # noqa: B007
         pass
-    if last is None:
-        raise UsageError("Expected steps of at least 1. Received: none. Raise steps.")
-    return last
+    return _result(problem, step)
 
 
 def _as_styles(styles: Styles) -> list[Style]:
