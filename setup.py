@@ -75,8 +75,11 @@ setup(
             "nbclient",
             "ipykernel",
             "scikit-image",
+            "av",
+            "POT",
         ],
         "demo": ["scikit-image"],
+        "video": ["av"],
     },
     entry_points={
         "console_scripts": [

@@ -5,21 +5,34 @@ python -m style --flagfile configs/transfer.cfg
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from style.cli import sweep
-from style.cli.common_flags import define_checkpoint_flags, define_output_flags
-from style.cli.settings import Settings, parse_layers, parse_weights
+from style.cli.common_flags import (
+    define_checkpoint_flags,
+    define_folder_flags,
+    define_output_flags,
+)
+from style.cli.settings import (
+    Settings,
+    parse_counts,
+    parse_layers,
+    parse_style_layers,
+    parse_weights,
+)
 from style.cli.sweep import Variant
 from style.cli.transfer_flags import (
+    define_layer_flags,
     define_objective_flags,
     define_optimizer_flags,
     define_picture_flags,
     define_regularization_flags,
     define_run_flags,
+    define_scale_flags,
     define_start_flags,
 )
 from style.synthesis.options import UNUSED
@@ -30,6 +43,7 @@ from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
 
 DEFAULTS = command.defaults(Settings)
+ANIMATIONS = (".gif", ".webp", ".mp4")
 # Names that flags had before.
 ALIASES = {"memory": "history_size", "smoothing": "preconditioner_exponent"}
 
@@ -39,12 +53,15 @@ def define_flags(values: flags.FlagValues) -> None:
     add = command.adder(values, DEFAULTS)
     define_picture_flags(add)
     define_start_flags(add)
+    define_layer_flags(add)
     define_objective_flags(add)
     define_regularization_flags(add)
     define_optimizer_flags(add)
+    define_scale_flags(add)
     define_run_flags(add)
     define_output_flags(add)
     define_checkpoint_flags(add)
+    define_folder_flags(add)
     flags.DEFINE_string(
         "sweep",
         None,
@@ -60,10 +77,9 @@ def define_flags(values: flags.FlagValues) -> None:
 def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> None:
     """The heavy imports come only now: a wrong flag is answered at once."""
     settings = {name: value for name, value in values.items() if name != "sweep"}
-    unused = set[str]()
-    if values["sweep"]:
-        unused = set(sweep.UNUSED)
-        settings |= {name: DEFAULTS[name] for name in unused}
+    several = _several(values)
+    unused = set(sweep.UNUSED) if several else set()
+    settings |= {name: DEFAULTS[name] for name in unused}
     parsed = parse(settings)
     variants = _variants(values["sweep"], settings) if values["sweep"] else []
     read = ("content", "style", "content_mask", "style_mask", "init", "model")
@@ -73,10 +89,7 @@ def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> N
         {name: settings[name] for name in written},
     )
     _require_places(parsed)
-    for what, names in (
-        (f"--task={parsed.task}", set(UNUSED[parsed.task])),
-        ("--sweep", unused),
-    ):
+    for what, names in ((f"--task={parsed.task}", set(UNUSED[parsed.task])), (several, unused)):
         if given & names:
             say(f"{what} does not use {', '.join('--' + name for name in sorted(given & names))}")
     say(f"{_description(parsed)}; starting TensorFlow")
@@ -85,12 +98,43 @@ def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> N
     run_transfer.run(parsed, stop, variants)
 
 
+def _several(values: dict[str, Any]) -> str:
+    """What asks for several pictures, in words; "" for one picture.
+
+    Raises:
+        UsageError: Two things do, or the task or the styles do not go with it.
+    """
+    kinds = {
+        "--sweep": values["sweep"],
+        "--interpolate": values["interpolate"],
+        "a folder of contents": values["content"] and Path(values["content"]).is_dir(),
+    }
+    asked = [kind for kind, given in kinds.items() if given]
+    if len(asked) > 1:
+        raise UsageError(
+            f"Expected one kind of several pictures. Received: {' and '.join(asked)}. Leave out one."
+        )
+    if not asked or asked == ["--sweep"]:
+        return "".join(asked)
+    if values["task"] not in ("transfer", "amalgamation"):
+        raise UsageError(
+            f"Expected --task=transfer or amalgamation with {asked[0]}. Received: {values['task']}. "
+            "Make its pictures one by one."
+        )
+    if values["interpolate"] and (len(values["style"]) < 2 or values["style_blend"]):
+        raise UsageError(
+            "Expected several --style and no --style_blend with --interpolate. Received: "
+            f"{len(values['style'])} and {len(values['style_blend'])}. Name the styles on the way."
+        )
+    return asked[0]
+
+
 def _require_places(settings: Settings) -> None:
     """Check where files beside the output go, before any work.
 
     Raises:
         OutputError: The folder that one would be in does not exist.
-        UsageError: The animation is not named like a GIF.
+        UsageError: The animation is named like none.
     """
     pairs = settings.memory_folder if settings.optimizer == "lbfgs" else None
     for path in (settings.log, settings.animation, pairs):
@@ -98,9 +142,21 @@ def _require_places(settings: Settings) -> None:
             raise OutputError(
                 f"Expected a folder for {path}. Received: none there. Create it first."
             )
-    if settings.animation is not None and Path(settings.animation).suffix.lower() != ".gif":
+    if settings.animation is not None:
+        _require_animation(settings.animation)
+
+
+def _require_animation(path: str) -> None:
+    """Raises UsageError where an animation is named like none, or cannot be written here."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in ANIMATIONS:
         raise UsageError(
-            f"Expected a .gif as --animation. Received: {settings.animation!r}. Change the suffix."
+            f"Expected {', '.join(ANIMATIONS)} as --animation. Received: {path!r}. Change the suffix."
+        )
+    if suffix == ".mp4" and importlib.util.find_spec("av") is None:
+        raise UsageError(
+            f"Expected the package av for {path!r}. Received: none installed. Use pip install "
+            "'vgg-normalize[video]', or a .webp."
         )
 
 
@@ -141,8 +197,9 @@ def parse(settings: dict[str, Any]) -> Settings:
     """
     require_strength(settings["strength"])
     parsed = dict(settings)
-    for name in ("content_layers", "style_layers"):
-        parsed[name] = parse_layers(name, settings[name])
+    parsed["content_layers"] = parse_layers("content_layers", settings["content_layers"])
+    parsed["style_layers"] = parse_style_layers("style_layers", settings["style_layers"])
+    parsed["coarse_steps"] = parse_counts("coarse_steps", settings["coarse_steps"])
     parsed["style_blend"] = parse_weights("style_blend", settings["style_blend"])
     for name in ("style", "content_mask", "style_mask"):
         parsed[name] = tuple(settings[name])

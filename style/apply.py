@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from style.cli.common_flags import MAX_SIDE, Add, define_output_flags
+from style.cli.common_flags import MAX_SIDE, Add, define_folder_flags, define_output_flags
 from style.cli.settings import ApplySettings, parse_weights
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.progress import InterruptHandler
@@ -23,7 +23,7 @@ def define_flags(values: flags.FlagValues) -> None:
     _define_pictures(add)
     _define_sizes(add)
     define_output_flags(add)
-    _define_folder_flags(add)
+    define_folder_flags(add)
 
 
 def _define_pictures(add: Add) -> None:
@@ -77,21 +77,6 @@ def _define_sizes(add: Add) -> None:
         "tile",
         "Side in pixels of the tiles in which the result is computed, to save memory; 0 computes "
         "the whole picture at once if it fits. For adain networks only.",
-        lower_bound=0,
-    )
-
-
-def _define_folder_flags(add: Add) -> None:
-    """What happens to a folder of contents."""
-    add(
-        flags.DEFINE_bool,
-        "overwrite",
-        "Make again what is in a folder of outputs already; by default it is left as it is.",
-    )
-    add(
-        flags.DEFINE_integer,
-        "max_skipped",
-        "Number of pictures of a folder that may fail; each is named, and the others are made.",
         lower_bound=0,
     )
 

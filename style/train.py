@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from style.cli.common_flags import Add, define_checkpoint_flags
-from style.cli.settings import STYLE_LOSSES, TRAINING, TrainSettings, parse_layers
+from style.cli.settings import TRAINING, TRAINING_LOSSES, TrainSettings, parse_layers
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
@@ -89,7 +89,7 @@ def _define_loss_flags(add: Add) -> None:
     add(
         flags.DEFINE_enum,
         "style_loss",
-        list(STYLE_LOSSES),
+        list(TRAINING_LOSSES),
         "Style loss (default: moments for adain, else gram).",
     )
     add(number, "content_weight", "Weight of the content loss.", lower_bound=0.0)

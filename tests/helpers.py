@@ -88,7 +88,10 @@ def refused(capsys, code: int, *arguments: str) -> str:
 
 
 # What commands say of themselves before anything can be wrong.
-SIGNS_OF_LIFE = ("starting TensorFlow", "TensorFlow 2.", "network: ", "weights: ", "going on after")
+SIGNS_OF_LIFE = (
+    *("starting TensorFlow", "TensorFlow 2.", "network: ", "weights: ", "going on after"),
+    "the network was made for",
+)
 
 
 def _refusal(text: str, expected: bool, begins: str) -> str:

@@ -25,6 +25,8 @@ LARGE = {
     "style.objective.memory_budget.require_memory": "the same",
     "style.synthesis.descent.make_optimizer": "the options of both optimisers",
     "style.synthesis.inputs.__init__": "the pictures of a task",
+    "style.synthesis.neighbor_terms.neighbor_terms": "the options of content terms",
+    "style.synthesis.picture_terms._summed_terms": "the same of some losses",
     "style.synthesis.picture_terms.style_terms": "the options of style terms",
     "style.synthesis.tasks._run": "what three tasks share",
     "vgg_normalize.data.sources.batches": "the options of batches",

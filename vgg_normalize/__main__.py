@@ -25,6 +25,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Define the flags of the command, with the defaults of `Settings`."""
     add = command.adder(values, DEFAULTS)
     _define_network_flags(add)
+    _define_layer_flags(add)
     _define_image_flags(add)
     _define_means_flags(add)
     _define_comparison_flags(add)
@@ -57,6 +58,10 @@ def _define_network_flags(add: Add) -> None:
         "Name of the convolution after which to cut the network, for example block4_conv1 (by "
         "default nothing is cut).",
     )
+
+
+def _define_layer_flags(add: Add) -> None:
+    """How its layers take the image and pass it on."""
     add(
         flags.DEFINE_enum,
         "pooling",
@@ -70,6 +75,13 @@ def _define_network_flags(add: Add) -> None:
         "Input that the first convolution expects. caffe: BGR in [0, 255] minus the ImageNet mean. "
         "torch: RGB in [0, 1] minus the ImageNet mean, divided by the standard deviation, as in "
         "torchvision. unit: RGB in [0, 1]. none: RGB in [0, 255].",
+    )
+    add(
+        flags.DEFINE_enum,
+        "padding",
+        ["zero", "reflect", "replicate", "wrap"],
+        "What convolutions see beyond the border of an image, both to measure and to save with: "
+        "zeros, as VGG was trained, the reflection of the image, its edge, or its opposite side.",
     )
 
 
@@ -128,7 +140,7 @@ def _define_means_flags(add: Add) -> None:
     add(
         flags.DEFINE_bool,
         "allow_mismatch",
-        "Accept --means that were measured with other pooling, preprocessing or resizing.",
+        "Accept --means that were measured with other pooling, preprocessing, padding or resizing.",
     )
     add(
         flags.DEFINE_float,

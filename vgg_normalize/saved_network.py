@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from vgg_normalize.errors import NetworkError, OutputError
 from vgg_normalize.means import Means
+from vgg_normalize.networks import borders as borders  # registers its layer, for `load`
 from vgg_normalize.networks import chain
 from vgg_normalize.saved_model import write_saved_model
 from vgg_normalize.weights import exporting

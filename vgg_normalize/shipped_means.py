@@ -21,7 +21,9 @@ from vgg_normalize.weights import loading
 
 SHIPPED = "shipped"
 # What means depend on besides the weights and the images.
-CONDITIONS = ("pooling", "preprocessing", "resize", "image_size")
+CONDITIONS = ("pooling", "preprocessing", "padding", "resize", "image_size")
+# What measurements had that do not say it.
+FORMER = {"padding": "zero"}
 
 
 def imagenet_means(architecture: str = "vgg19") -> Means:
@@ -103,10 +105,11 @@ def differences(means: Means, conditions: Mapping[str, Any]) -> list[str]:
 
     Conditions that either side does not know are left out.
     """
+    measured = {**FORMER, **means.settings} if means.settings else {}
     return [
-        f"{name} {means.settings[name]}, not {conditions[name]}"
+        f"{name} {measured[name]}, not {conditions[name]}"
         for name in CONDITIONS
-        if name in conditions and means.settings.get(name, conditions[name]) != conditions[name]
+        if name in conditions and measured.get(name, conditions[name]) != conditions[name]
     ]
 
 

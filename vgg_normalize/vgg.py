@@ -27,6 +27,7 @@ def build(
     classifier_activation: str = "softmax",
     last_layer: str | None = None,
     preprocessing: str = "caffe",
+    padding: str = "zero",
     seed: int = 0,
 ) -> keras.Model:
     """VGG16 or VGG19 with layers named as in keras.applications.
@@ -45,6 +46,8 @@ def build(
             are ignored.
         preprocessing: What the first convolution expects: "caffe", "torch", "unit" or "none", see
             `Preprocessing`.
+        padding: What convolutions see beyond the border: "zero", as they were trained, "reflect",
+            "replicate" or "wrap".
         seed: Seed of the random weights.
 
     Returns:
@@ -54,7 +57,8 @@ def build(
         NetworkError: An option is unknown, or the weights cannot be used.
     """
     options = VggOptions(
-        architecture, pooling, include_top, classifier_activation, last_layer, preprocessing
+        *(architecture, pooling, include_top, classifier_activation, last_layer, preprocessing),
+        padding=padding,
     )
     shapes = weight_shapes(architecture, include_top, last_layer)
     return with_weights(loading.load(weights, architecture, shapes, seed=seed), options)

@@ -60,3 +60,18 @@ def define_checkpoint_flags(add: Add) -> None:
         lower_bound=1,
     )
     add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint in --checkpoint.")
+
+
+def define_folder_flags(add: Add) -> None:
+    """What happens to a folder of contents."""
+    add(
+        flags.DEFINE_bool,
+        "overwrite",
+        "Make again what is in a folder of outputs already; by default it is left as it is.",
+    )
+    add(
+        flags.DEFINE_integer,
+        "max_skipped",
+        "Number of pictures of a folder that may fail; each is named, and the others are made.",
+        lower_bound=0,
+    )

@@ -4,14 +4,50 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from style.cli.settings import ApplySettings
+import tensorflow as tf
+
 from style.images import reading, writing
-from vgg_normalize.errors import ImagesError, OutputError, UsageError
+from vgg_normalize.errors import Error, ImagesError, OutputError, UsageError
+from vgg_normalize.runtime.progress import InterruptHandler, Progress, one_line, say
 from vgg_normalize.runtime.staging import guard_writes
+
+NO_MEMORY = "Expected enough memory. Received: none left. Use --tile, or lower --size."
+
+
+class FolderSettings(Protocol):
+    """What a command that takes a folder of contents is asked for."""
+
+    @property
+    def content(self) -> str | None:
+        """Path of the folder."""
+
+    @property
+    def style(self) -> tuple[str, ...]:
+        """Paths of the styles."""
+
+    @property
+    def content_mask(self) -> tuple[str, ...]:
+        """Paths of the masks."""
+
+    @property
+    def output(self) -> str:
+        """Path of the folder of outputs."""
+
+    @property
+    def bits(self) -> int:
+        """Bits per channel of the outputs."""
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether outputs that exist are made again."""
+
+    @property
+    def max_skipped(self) -> int:
+        """How many contents may fail."""
 
 
 class Work(NamedTuple):
@@ -26,7 +62,7 @@ class Work(NamedTuple):
     existing: int
 
 
-def of_folder(settings: ApplySettings) -> Work:
+def of_folder(settings: FolderSettings) -> Work:
     """Plan the work on a folder of contents, in the order of names.
 
     Raises:
@@ -34,7 +70,7 @@ def of_folder(settings: ApplySettings) -> Work:
         UsageError: An output would replace a picture that is read.
         OutputError: The folder of outputs cannot be written.
     """
-    content, output = Path(settings.content), Path(settings.output)
+    content, output = Path(settings.content or ""), Path(settings.output)
     names, links = _pictures(content)
     if not names:
         raise ImagesError(
@@ -132,3 +168,71 @@ def _existing(output: Path, targets: set[str]) -> set[str]:
                 f"{folder.path}, a directory. Move it away or choose another --output."
             )
         return {entry.name for entry in outputs if entry.is_file()}
+
+
+def make_all(
+    settings: FolderSettings,
+    work: Work,
+    make: Callable[[Path, Path], None],
+    stop: InterruptHandler,
+    *,
+    program: str,
+) -> None:
+    """All pictures of a folder that can be made.
+
+    Args:
+        settings: What is asked for.
+        work: What is to be made.
+        make: Content and output -> None, makes and writes one picture.
+        stop: Signals.
+        program: What says that a picture was skipped.
+
+    Raises:
+        ImagesError: More contents fail than may.
+        OutputError: A picture cannot be written.
+        Interrupted: A signal came; finished pictures stay.
+    """
+    if work.existing:
+        say(f"{work.existing} in {settings.output} already; --overwrite makes them again")
+    content, output = Path(settings.content or ""), Path(settings.output)
+    count, skipped = len(work.pairs), 0
+    with guard_writes(output):
+        output.mkdir(parents=True, exist_ok=True)
+    progress = Progress(count + work.existing, done=work.existing, title="pictures")
+    with stop.defer():
+        for done, (name, target) in enumerate(work.pairs, work.existing + 1):
+            reason = _try(make, content / name, output / target)
+            if reason:
+                skipped += 1
+                say(f"{program}: skipped {one_line(name)}: {reason}")
+            progress.update(done)
+            stop.raise_if_requested()
+    progress.close()
+    say(f"{count - skipped} in {output}" + (f", {skipped} skipped" if skipped else ""))
+    _require_few(skipped, count, settings.max_skipped, work.existing)
+
+
+def _require_few(skipped: int, count: int, most: int, existing: int) -> None:
+    again = "Mend them and run it again, which makes only what is missing"
+    if skipped > most:
+        raise ImagesError(
+            f"Expected at most {most} contents that fail. Received: {skipped} of {count}. {again}, "
+            "or allow more with --max_skipped."
+        )
+    if skipped and skipped == count and not existing:
+        raise ImagesError(
+            f"Expected contents that can be made. Received: none of the {count}. {again}."
+        )
+
+
+def _try(make: Callable[[Path, Path], None], source: Path, target: Path) -> str:
+    """Make one picture; return why it cannot be made where others may, or ""."""
+    try:
+        make(source, target)
+    except OutputError:
+        raise
+    except Error as error:
+        return one_line(error)
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        return NO_MEMORY
+    return ""

@@ -16,13 +16,10 @@ from style.feedforward.stylizer import Stylizer, load_stylizer, recolor_style
 from style.images import colors, reading, resizing, writing
 from style.objective import memory_budget
 from style.objective.memory_budget import gib
-from style.synthesis.problem import require_one_each
-from vgg_normalize.errors import DevicesError, Error, ImagesError, OutputError
+from style.synthesis.defaults import require_one_each
+from vgg_normalize.errors import DevicesError
 from vgg_normalize.runtime.paths import require_distinct
-from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, one_line, say
-from vgg_normalize.runtime.staging import guard_writes
-
-NO_MEMORY = "Expected enough memory. Received: none left. Use --tile, or lower --size."
+from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, one_line, say
 
 
 def run(settings: ApplySettings, stop: InterruptHandler) -> None:
@@ -47,64 +44,12 @@ def run(settings: ApplySettings, stop: InterruptHandler) -> None:
     stylization = _Stylization(settings, load_stylizer(settings.network))
     Heartbeat.doing("stylising")
     if work is not None:
-        _make_all(settings, stylization, work, stop)
+        folder_outputs.make_all(settings, work, stylization.write, stop, program="style.apply")
         return
     with stop.defer():
         stylization.write(Path(settings.content), Path(settings.output))
         stop.raise_if_requested()
     say(settings.output)
-
-
-def _make_all(
-    settings: ApplySettings,
-    stylization: _Stylization,
-    work: folder_outputs.Work,
-    stop: InterruptHandler,
-) -> None:
-    """All pictures of a folder that can be made."""
-    if work.existing:
-        say(f"{work.existing} in {settings.output} already; --overwrite makes them again")
-    output, count, skipped = Path(settings.output), len(work.pairs), 0
-    with guard_writes(output):
-        output.mkdir(parents=True, exist_ok=True)
-    progress = Progress(count + work.existing, done=work.existing, title="stylising")
-    with stop.defer():
-        for done, (name, target) in enumerate(work.pairs, work.existing + 1):
-            reason = _try(stylization, Path(settings.content, name), output / target)
-            if reason:
-                skipped += 1
-                say(f"style.apply: skipped {one_line(name)}: {reason}")
-            progress.update(done)
-            stop.raise_if_requested()
-    progress.close()
-    say(f"{count - skipped} in {output}" + (f", {skipped} skipped" if skipped else ""))
-    _require_few(skipped, count, settings.max_skipped, work.existing)
-
-
-def _require_few(skipped: int, count: int, most: int, existing: int) -> None:
-    again = "Mend them and run it again, which makes only what is missing"
-    if skipped > most:
-        raise ImagesError(
-            f"Expected at most {most} contents that fail. Received: {skipped} of {count}. {again}, "
-            "or allow more with --max_skipped."
-        )
-    if skipped and skipped == count and not existing:
-        raise ImagesError(
-            f"Expected contents that can be made. Received: none of the {count}. {again}."
-        )
-
-
-def _try(stylization: _Stylization, source: Path, target: Path) -> str:
-    """Write one picture; return why it cannot be made where others may, or ""."""
-    try:
-        stylization.write(source, target)
-    except OutputError:
-        raise
-    except Error as error:
-        return one_line(error)
-    except (MemoryError, tf.errors.ResourceExhaustedError):
-        return NO_MEMORY
-    return ""
 
 
 class _Stylization:

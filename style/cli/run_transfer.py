@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from style import models
-from style.cli import sweep
+from style.cli import run_several, sweep
 from style.cli.log import Log
 from style.cli.read_inputs import read_inputs
 from style.cli.settings import Settings
@@ -18,8 +18,10 @@ from style.cli.sweep import Variant
 from style.cli.transfer_checkpoint import require_free
 from style.cli.transfer_run import TransferRun
 from style.images import writing
-from style.synthesis.problem import Cache, require_one_each, resolve
+from style.synthesis.cache import Cache
+from style.synthesis.defaults import require_one_each, resolve
 from vgg_normalize.errors import OutputError, UsageError
+from vgg_normalize.networks import borders
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, say
 
 
@@ -35,7 +37,9 @@ def run(settings: Settings, stop: InterruptHandler, variants: Sequence[Variant] 
         Error: What went wrong, with its exit code.
         Interrupted: A signal came; the picture so far and the checkpoint are written.
     """
-    writing.require_writable_bits(settings.output, settings.bits)
+    several = settings.content is not None and Path(settings.content).is_dir()
+    if not several:
+        writing.require_writable_bits(settings.output, settings.bits)
     for extra in (settings.log, settings.animation):
         if extra is not None and not Path(extra).absolute().parent.is_dir():
             raise OutputError(
@@ -47,6 +51,11 @@ def run(settings: Settings, stop: InterruptHandler, variants: Sequence[Variant] 
         return
     model = _load_model(settings.model)
     settings = resolve_settings(settings, model)
+    _say_padding(settings, model)
+    if several or settings.interpolate:
+        make = run_several.run_folder if several else run_several.run_interpolation
+        make(settings, model, stop)
+        return
     inputs, profile = read_inputs(settings)
     writing.require_fits(settings.output, *inputs.shape, bits=settings.bits)
     require_free(settings)
@@ -65,6 +74,15 @@ def run(settings: Settings, stop: InterruptHandler, variants: Sequence[Variant] 
         )
         layer_run = TransferRun(of_layer, model, inputs, stop, label=label, profile=profile)
         layer_run.finish(_labelled(settings.output, label))
+
+
+def _say_padding(settings: Settings, model: keras.Model) -> None:
+    made_for = borders.padding_of(model)
+    if settings.padding != made_for:
+        say(
+            f"the network was made for {made_for} padding and is used with {settings.padding}: its "
+            "means near the border are others"
+        )
 
 
 def _load_model(name: str) -> keras.Model:
@@ -96,7 +114,7 @@ def _run_variants(settings: Settings, variants: Sequence[Variant], stop: Interru
     networks: dict[str, keras.Model] = {}
     for name in dict.fromkeys(variant.settings.model for variant in variants):
         networks[name] = _load_model(name)
-    caches: dict[str, Cache] = {name: {} for name in networks}
+    caches = {name: Cache() for name in networks}
     # All are looked at before the first: a wrong one costs no work.
     runs = []
     for variant in variants:

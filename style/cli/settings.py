@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from style.synthesis import strength
-from style.synthesis.options import Options
+from style.synthesis.options import Layers, Options, StyleLayers
 from vgg_normalize.errors import UsageError
 
 
@@ -21,6 +21,7 @@ class Settings(Options):
     style: tuple[str, ...] = ()
     size: int = 512
     memory_folder: str | None = None
+    interpolate: int = 0
     content_mask: tuple[str, ...] = ()
     style_mask: tuple[str, ...] = ()
     bits: int = 8
@@ -30,15 +31,18 @@ class Settings(Options):
     checkpoint: str | None = None
     checkpoint_every: int = 50
     resume: bool = False
+    overwrite: bool = False
+    max_skipped: int = 0
 
 
-# Losses by name, without waiting for TensorFlow.
-STYLE_LOSSES = tuple(strength.FACTORS)
+# Style losses that networks are trained with; directions that change have no place there.
+TRAINING_LOSSES = tuple(name for name in strength.FACTORS if name != "sliced_wasserstein")
 # What a checkpoint need not agree on: of pictures and weights it knows the content.  More steps are
 # more of the same; `TransferCheckpoint` sees where they are not.
 CHECKPOINT_IGNORED = (
     *("output", "log", "preview_every", "animation", "checkpoint", "checkpoint_every", "resume"),
     *("model", "content", "style", "content_mask", "style_mask", "bits", "steps"),
+    *("overwrite", "max_skipped", "interpolate"),
 )
 
 
@@ -114,7 +118,7 @@ class ApplySettings:
     max_skipped: int = 0
 
 
-def parse_layers(flag: str, texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+def parse_layers(flag: str, texts: Sequence[str]) -> Layers:
     """Parse LAYER:WEIGHT, where a missing weight is 1.
 
     Raises:
@@ -122,9 +126,24 @@ def parse_layers(flag: str, texts: Sequence[str]) -> tuple[tuple[str, float], ..
     """
     split = [text.partition(":") for text in texts]
     return tuple(
-        (name.strip(), parse_weights(flag, [weight])[0] if colon else 1.0)
-        for name, colon, weight in split
+        (name.strip(), _weight(flag, weight) if colon else 1.0) for name, colon, weight in split
     )
+
+
+def parse_style_layers(flag: str, texts: Sequence[str]) -> StyleLayers:
+    """Parse LAYER:WEIGHT or LAYER:WEIGHT/WEIGHT, one for each loss of a sum.
+
+    Raises:
+        UsageError: A weight is no number of 0 or more.
+    """
+    layers: list[tuple[str, float | tuple[float, ...]]] = []
+    for text in texts:
+        name, _, weights = text.partition(":")
+        if "/" in weights:
+            layers.append((name.strip(), parse_weights(flag, weights.split("/"))))
+        else:
+            layers += parse_layers(flag, [text])
+    return tuple(layers)
 
 
 def parse_weights(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
@@ -134,6 +153,24 @@ def parse_weights(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
         UsageError: One is not.
     """
     return tuple(_weight(flag, text) for text in texts)
+
+
+def parse_counts(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """Parse whole numbers of 1 or more.
+
+    Raises:
+        UsageError: One is not.
+    """
+    try:
+        counts = tuple(int(text) for text in texts)
+    except ValueError:
+        counts = (0,)
+    if any(count < 1 for count in counts):
+        raise UsageError(
+            f"Expected whole numbers of 1 or more in --{flag}. Received: {','.join(texts)!r}. "
+            "Correct it."
+        )
+    return counts
 
 
 def _weight(flag: str, text: str) -> float:

@@ -22,8 +22,8 @@ from style.cli.training_pictures import open_pictures
 from style.cli.training_preview import save_preview
 from style.feedforward import networks, saved_network, training
 from style.feedforward.networks import Network
+from style.synthesis.defaults import resolve_layers
 from style.synthesis.options import CONTENT_LAYERS, STYLE_LAYERS
-from style.synthesis.problem import resolve_layers
 from vgg_normalize.errors import NumericalError, UsageError
 from vgg_normalize.networks import chain
 from vgg_normalize.runtime import checkpoint
@@ -211,7 +211,7 @@ def _resolve_losses(settings: TrainSettings, model: keras.Model) -> TrainSetting
     style_layers = STYLE_LAYERS[:4] if adain else STYLE_LAYERS
     return dataclasses.replace(
         settings,
-        content_layers=resolve_layers(settings.content_layers, CONTENT_LAYERS, names),
+        content_layers=resolve_layers(settings.content_layers, CONTENT_LAYERS["features"], names),
         style_layers=resolve_layers(settings.style_layers, style_layers, names),
         style_loss=settings.style_loss or ("moments" if adain else "gram"),
     )

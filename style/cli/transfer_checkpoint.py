@@ -16,6 +16,7 @@ import tensorflow as tf
 from style.cli.settings import CHECKPOINT_IGNORED, Settings
 from style.optimizers import base
 from style.optimizers.history import DiskHistory, History
+from style.synthesis.descent import Draw, Step
 from style.synthesis.inputs import Inputs
 from vgg_normalize.errors import OutputError, UsageError
 from vgg_normalize.runtime import checkpoint, staging
@@ -103,7 +104,7 @@ class TransferCheckpoint:
         if not self._settings.resume:
             self._forget_finished(self._path)
             return 0, None
-        names = ("scale", "steps", "seconds", "evaluations", "budget", "run")
+        names = ("scale", "steps", "seconds", "evaluations", "budget", "run", "draw")
         arrays, complaints = checkpoint.load(
             self._path, self._fingerprint, dict.fromkeys(names, ())
         )
@@ -123,7 +124,7 @@ class TransferCheckpoint:
             int(arrays["budget"]),
             self._settings.steps,
         )
-        if int(arrays["scale"]) and steps != budget:
+        if int(arrays["scale"]) and steps != budget and not self._settings.coarse_steps:
             raise checkpoint.other_run(path, [checkpoint.difference("steps", budget, steps)])
         if steps < min(done, budget):
             raise UsageError(
@@ -151,9 +152,29 @@ class TransferCheckpoint:
         self._named = set()
         return self._folder
 
-    def unpacker(self, arrays: dict[str, np.ndarray]) -> Callable[[base.Optimizer, tf.Tensor], Any]:
-        """(optimiser, picture) -> the state that was saved."""
-        return lambda method, start: self._unpack(method, start, arrays)
+    def unpacker(
+        self, arrays: dict[str, np.ndarray]
+    ) -> Callable[[base.Optimizer, tf.Tensor], tuple[Any, Draw | None]]:
+        """(optimiser, picture) -> the state that was saved, and the last draw."""
+        return lambda method, start: (
+            self._unpack(method, start, arrays),
+            self._unpack_draw(start, arrays),
+        )
+
+    def _unpack_draw(self, start: tf.Tensor, arrays: dict[str, np.ndarray]) -> Draw | None:
+        """The draw that was saved; of the first the picture is the one that the size begins with."""
+        if not int(arrays["draw"]):
+            return None
+        defect = checkpoint.find_defect(arrays, {"drawn_at": tuple(start.shape)})
+        if defect:
+            raise self._damaged(defect)
+        return Draw(int(arrays["draw"]), tf.constant(arrays["drawn_at"], start.dtype))
+
+    def _damaged(self, defect: str) -> OutputError:
+        return OutputError(
+            f"Expected a whole checkpoint. Received: {self._path}: {defect}. Start afresh: "
+            "without --resume, and with another --checkpoint."
+        )
 
     def _unpack(
         self, method: base.Optimizer, start: tf.Tensor, arrays: dict[str, np.ndarray]
@@ -173,10 +194,7 @@ class TransferCheckpoint:
             arrays, {name: tuple(leaf.shape) for name, leaf in leaves.items()}
         )
         if defect:
-            raise OutputError(
-                f"Expected a whole checkpoint. Received: {self._path}: {defect}. Start afresh: "
-                "without --resume, and with another --checkpoint."
-            )
+            raise self._damaged(defect)
         flat = [tf.constant(arrays[name], leaf.dtype) for name, leaf in leaves.items()]
         state = tf.nest.pack_sequence_as(like, flat)
         if self._folder is not None:
@@ -189,8 +207,14 @@ class TransferCheckpoint:
             say(f"going on {done}")
         return state
 
-    def save(self, scale: int, state: Any, seconds: float, *, finished: bool = False) -> None:
+    def save(self, step: Step, state: Any, seconds: float, *, finished: bool = False) -> None:
         """Write a checkpoint, if that is asked for; the one before stays until the next.
+
+        Args:
+            step: Where the run is.
+            state: The state that it would go on from.
+            seconds: Since it began.
+            finished: Whether it has ended.
 
         Raises:
             OutputError: It cannot be written.
@@ -200,7 +224,11 @@ class TransferCheckpoint:
         arrays: dict[str, Any] = {
             f"state{i}": np.asarray(t) for i, t in enumerate(tf.nest.flatten(state))
         }
+        scale, draw = step.scale, step.draw
         arrays |= {"scale": scale, "steps": state.steps, "seconds": seconds, "run": self._run}
+        arrays["draw"] = 0 if draw is None else draw.number
+        if draw is not None and draw.number:
+            arrays["drawn_at"] = np.asarray(draw.picture)
         arrays |= {"evaluations": state.evaluations, "budget": self._settings.steps}
         checkpoint.save(self._path, arrays, self._fingerprint, finished=finished)
         self._scales = (*self._scales, scale)[-2:]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from absl import flags
 
 from style.cli.common_flags import MAX_SIDE, Add
-from style.cli.settings import STYLE_LOSSES
-from style.synthesis.options import TASKS
+from style.synthesis.options import CHOICES, PADDINGS, TASKS
+from style.synthesis.strength import FACTORS
 
 
 def define_picture_flags(add: Add) -> None:
@@ -26,12 +26,24 @@ def define_picture_flags(add: Add) -> None:
         "come with this package), vgg19_original (not normalised), a directory that vgg_normalize "
         "saved, or a file of weights.",
     )
-    add(flags.DEFINE_string, "content", "Path of the content picture.")
+    add(
+        flags.DEFINE_string,
+        "content",
+        "Path of the content picture, or of a folder of them; then --output is a folder too.",
+    )
     add(flags.DEFINE_list, "style", "Paths of the style pictures, separated by commas.")
     add(
         flags.DEFINE_list,
         "style_blend",
         "Weights of the styles, one number of 0 or more for each; equal by default.",
+    )
+    add(
+        flags.DEFINE_integer,
+        "interpolate",
+        "Number of pictures to make on the way from the first style to the last; their numbers are "
+        "added to --output. 0 for one picture.",
+        lower_bound=0,
+        upper_bound=10_000,
     )
     add(flags.DEFINE_string, "output", "Path of the picture to write: .png, .jpg or .tif.")
     add(
@@ -64,26 +76,53 @@ def define_start_flags(add: Add) -> None:
         "style for amalgamation, and noise for texture and inversion.",
     )
     add(
+        flags.DEFINE_bool,
+        "wrap",
+        "Make a picture without seams, which goes on at its opposite side: --padding=wrap. Its sides "
+        "must be multiples of the deepest layer's stride, 16 by default.",
+    )
+    add(
+        flags.DEFINE_enum,
+        "padding",
+        list(PADDINGS),
+        "What convolutions see beyond the border of a picture: zeros, its reflection, its edge, or "
+        "its opposite side; by default what the network was made with, zero for vgg19.",
+    )
+    add(
         flags.DEFINE_integer,
         "seed",
-        "Random seed of the noise and of the positions that style losses sample.",
+        "Random seed of the noise, and of the positions and directions that style losses draw.",
         lower_bound=0,
+    )
+
+
+def define_layer_flags(add: Add) -> None:
+    """Where content and style are compared."""
+    add(
+        flags.DEFINE_list,
+        "content_layers",
+        "LAYER:WEIGHT,...: layers at which the content is compared; a weight left out is 1. By "
+        "default block4_conv2, for neighbors blockK_conv1 for K = 1 to 4, or the deepest layer of a "
+        "network that has none of them.",
+    )
+    add(
+        flags.DEFINE_list,
+        "style_layers",
+        "LAYER:WEIGHT,...: layers at which the style is compared; a weight left out is 1, and "
+        "WEIGHT/WEIGHT is one for each loss of a sum. By default blockK_conv1 for K = 1 to 5, as far "
+        "as the network has them.",
     )
 
 
 def define_objective_flags(add: Add) -> None:
     """How content and style are compared, and how much each counts."""
     add(
-        flags.DEFINE_list,
-        "content_layers",
-        "LAYER:WEIGHT,...: layers at which the content is compared; a weight left out is 1. By "
-        "default block4_conv2, or the deepest layer of a network that lacks it.",
-    )
-    add(
-        flags.DEFINE_list,
-        "style_layers",
-        "LAYER:WEIGHT,...: layers at which the style is compared; a weight left out is 1. By "
-        "default blockK_conv1 for K = 1 to 5, as far as the network has them.",
+        flags.DEFINE_enum,
+        "content_loss",
+        list(CHOICES["content_loss"]),
+        "What the content is compared with: its own features, or neighbors, the features of the style "
+        "that are nearest to them; then these take the place of its own by the root of --strength, and "
+        "there is no style loss unless --style_weight is given.",
     )
     add(flags.DEFINE_float, "content_weight", "Factor of the content loss.", lower_bound=0.0)
     add(
@@ -100,10 +139,10 @@ def define_objective_flags(add: Add) -> None:
         lower_bound=0.0,
     )
     add(
-        flags.DEFINE_enum,
+        flags.DEFINE_string,
         "style_loss",
-        list(STYLE_LOSSES),
-        "Loss that compares the features of the result with those of the style.",
+        f"Loss that compares the features of the result with those of the style: {', '.join(FACTORS)}, "
+        "or a sum of them with a weight for each, gram:1,moments:0.1.",
     )
 
 
@@ -135,16 +174,8 @@ def define_optimizer_flags(add: Add) -> None:
     add(
         flags.DEFINE_integer,
         "steps",
-        "Evaluations of the objective and its gradient at each size.",
+        "Evaluations of the objective and its gradient at the last size.",
         lower_bound=1,
-    )
-    add(
-        flags.DEFINE_integer,
-        "scales",
-        "Number of sizes, from coarse to fine: each has twice the long side of the one before, the "
-        "last has --size.",
-        lower_bound=1,
-        upper_bound=20,
     )
     add(
         flags.DEFINE_integer,
@@ -173,6 +204,37 @@ def define_optimizer_flags(add: Add) -> None:
     )
 
 
+def define_scale_flags(add: Add) -> None:
+    """Sizes from coarse to fine, and what is chosen anew on the way."""
+    add(
+        flags.DEFINE_list,
+        "coarse_steps",
+        "Evaluations at the sizes before the last, from the coarsest; the last number serves those "
+        "beyond it too. As --steps by default.",
+    )
+    add(
+        flags.DEFINE_integer,
+        "renew_every",
+        "Evaluations after which the directions of sliced_wasserstein and the nearest neighbours are "
+        "chosen anew; 0 for at each size only. By default 0, or 50 for --content_loss=neighbors.",
+        lower_bound=0,
+    )
+    add(
+        flags.DEFINE_integer,
+        "scales",
+        "Number of sizes, from coarse to fine: each has --scale_factor times the long side of the one "
+        "before, the last has --size.",
+        lower_bound=1,
+        upper_bound=20,
+    )
+    add(
+        flags.DEFINE_float,
+        "scale_factor",
+        "Long side of each size as a multiple of that of the one before.",
+        lower_bound=1.1,
+    )
+
+
 def define_run_flags(add: Add) -> None:
     """What bounds the memory, and what shows how a run goes."""
     add(
@@ -191,5 +253,6 @@ def define_run_flags(add: Add) -> None:
     add(
         flags.DEFINE_string,
         "animation",
-        "Path of an animated .gif of the run, of about 60 frames; by default none is written.",
+        "Path of an animation of the run, of about 60 frames: .gif, .webp, or .mp4 with the extra "
+        "[video]; by default none is written.",
     )

@@ -16,9 +16,10 @@ from style.cli.transfer_checkpoint import TransferCheckpoint
 from style.images import writing
 from style.images.animation import Animation
 from style.synthesis import descent, tasks
+from style.synthesis.cache import Cache
 from style.synthesis.descent import Status, Step
 from style.synthesis.inputs import Inputs
-from style.synthesis.problem import Cache, Problem
+from style.synthesis.problem import Problem
 from vgg_normalize.errors import NumericalError, OutputError, UsageError
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
 
@@ -71,7 +72,13 @@ class TransferRun:
         with self.checkpoint, self.stop.defer() as stop:
             for step in self._steps(0, None):
                 state = step.state
+                tasks.require_finite_start(state)
                 stop.raise_if_requested()
+        if not bool(state.finite):
+            raise NumericalError(
+                f"Expected a finite objective. Received: NaN or infinity after step "
+                f"{int(state.steps)}. Lower the weights or the learning rate."
+            )
         return self.inputs.postprocess(np.asarray(state.x[0])), self._outcome(state)
 
     def finish(self, output: str) -> None:
@@ -81,7 +88,7 @@ class TransferRun:
             self.began -= 0.0 if saved is None else float(saved["seconds"])
             last, base, failure = self._optimize(output, first_scale, saved)
             self._conclude(output, last.state, failure)
-            self.checkpoint.save(last.scale, base, self._seconds(), finished=True)
+            self.checkpoint.save(last, base, self._seconds(), finished=True)
             if not bool(last.state.finite):
                 raise NumericalError(
                     "Expected a finite objective. Received: NaN or infinity after step "
@@ -111,7 +118,7 @@ class TransferRun:
                     self._show(output, state)
                     due = int(state.steps) % self.settings.checkpoint_every == 0
                     if self.stop.requested or due:
-                        self.checkpoint.save(step.scale, base, self._seconds())
+                        self.checkpoint.save(step, base, self._seconds())
                     if self.stop.requested:
                         break
         except OutputError as error:  # a full disk, say: the picture may have room elsewhere
@@ -134,8 +141,11 @@ class TransferRun:
             self._warn_of_variation(state)
         if begins or last is None or int(state.steps) != int(last.state.steps):
             record = log_record(state, step.shape, self._seconds(), self.label)
-            weight = None if int(state.steps) else self.problem.style_weight(step.shape)
-            log.write(record if weight is None else {**record, "style_weight": weight})
+            weights = {} if int(state.steps) else self.problem.style_weights(step.shape)
+            if weights:
+                several = len(weights) > 1
+                record["style_weight"] = weights if several else next(iter(weights.values()))
+            log.write(record)
 
     def _conclude(self, output: str, state: Any, failure: OutputError | None) -> None:
         """Write the picture, whatever ended the run, and then raise that."""
@@ -155,13 +165,17 @@ class TransferRun:
 
     def _outcome(self, state: Any) -> str:
         """How a run ended, in words."""
-        weight = self.problem.style_weight(self.sizes[-1])
-        status = descent.status_of(state, self.settings.steps)
+        weights = self.problem.style_weights(self.sizes[-1])
+        named = [
+            f"{name} {weight:.4g}" if len(weights) > 1 else f"{weight:.4g}"
+            for name, weight in weights.items()
+        ]
+        status = descent.status_of(state, self.problem.steps[-1])
         why = "" if status is Status.RUNNING else f"; {status.value}"
         return (
             f"loss {float(state.value):.6g} after {int(state.evaluations)} evaluations, "
             f"{self._seconds():.1f} s"
-            f"{'' if weight is None else f', style weight {weight:.4g}'}{why}"
+            f"{', style weight ' + ', '.join(named) if named else ''}{why}"
         )
 
     def _warn_of_variation(self, state: Any) -> None:
@@ -192,7 +206,8 @@ class TransferRun:
                     if progress is not None:
                         progress.close()
                     title, scale = f"{step.shape[1]} x {step.shape[0]}", step.scale
-                    progress = Progress(self.settings.steps, title=title, unit="step")
+                    steps_here = self.problem.steps[step.scale]
+                    progress = Progress(steps_here, title=title, unit="step")
                 note = f"loss {float(step.state.value):.5g}"
                 progress.update(int(step.state.evaluations), note)
                 yield step
@@ -209,7 +224,7 @@ class TransferRun:
         settings, steps = self.settings, int(state.steps)
         if settings.preview_every and steps and steps % settings.preview_every == 0:
             self._save(output, np.asarray(state.x[0]))
-        every = max(1, settings.steps * len(self.sizes) // FRAMES)
+        every = max(1, sum(self.problem.steps) // FRAMES)
         if self.animation is not None and steps % every == 0:
             self.animation.add(self.inputs.postprocess(np.asarray(state.x[0])))
 

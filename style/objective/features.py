@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from style.objective import winograd
 from style.objective.layer_geometry import IMAGE
-from vgg_normalize.networks import chain
+from vgg_normalize.networks import borders, chain
 
 Convolve = Callable[[tf.Tensor], tf.Tensor]
 Features = Callable[[tf.Tensor], dict[str, tf.Tensor]]
@@ -51,5 +51,9 @@ def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | 
     if layer.name not in kernels:
         with tf.init_scope():  # outside the graph, which only refers to it
             kernels[layer.name] = winograd.winograd_convolution(np.asarray(layer.kernel))
-    tensor = kernels[layer.name](tensor)
+    border = borders.border_of(layer)
+    if border == "zero":
+        tensor = kernels[layer.name](tensor)
+    else:  # the outputs over the border itself are of zeros beyond it, and not wanted
+        tensor = kernels[layer.name](borders.pad(tensor, 1, border))[:, 1:-1, 1:-1]
     return layer.activation(tf.nn.bias_add(tensor, layer.bias) if layer.use_bias else tensor)

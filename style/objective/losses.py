@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from style.objective import statistics
+from style.objective import quantiles, statistics
 
 # Positions that the Gaussian kernel compares: all pairs of so many of each picture.
 SAMPLES = 512
@@ -30,12 +30,14 @@ class StyleLoss(NamedTuple):
         target: Sums of the reference -> what `distance` compares with.
         distance: (sums, target) -> scalar, 0 at the target.
         sampled: Whether `sums` wants F at `SAMPLES` positions instead of at all of them.
+        projected: Whether `sums` wants `Projections` of F instead of F.
     """
 
     sums: Callable[..., Any]
     target: Callable[[Any], Any]
     distance: Callable[[Any, Any], tf.Tensor]
     sampled: bool = False
+    projected: bool = False
 
 
 def gram() -> StyleLoss:
@@ -182,6 +184,32 @@ def trace_of_root(matrix: tf.Tensor, usual: tf.Tensor) -> Any:
     return tf.reduce_sum(tf.sqrt(tf.nn.relu(values))), gradient
 
 
+def sliced_wasserstein() -> StyleLoss:
+    """Mean over directions v of the squared distance between the quantiles of F v and of F_s v.
+
+    With unit vectors v: the mean squared 2-Wasserstein distance of the projections, which is 0 for
+    all v only if the features have the same distribution.  The quantiles of a picture with another
+    number of positions are interpolated linearly.
+
+    Reference: Heitz, Vanhoey, Chambon and Belcour, "A Sliced Wasserstein Loss for Neural Texture
+    Synthesis", CVPR 2021, equations 4 and 5; they take the nearest quantile.
+    """
+
+    def distance(projections: quantiles.Projections, target: tf.Tensor) -> tf.Tensor:
+        if projections.weights is None:
+            ordered = tf.sort(projections.values)
+            count = tf.shape(ordered)[1]
+            ranks = (tf.range(tf.cast(count, ordered.dtype), dtype=ordered.dtype) + 0.5) / tf.cast(
+                count, ordered.dtype
+            )
+            return tf.reduce_mean(tf.square(ordered - quantiles.quantiles_at(target, ranks)))
+        ordered, ranks, weights = quantiles.in_order(projections)
+        squares = tf.square(ordered - quantiles.quantiles_at(target, ranks))
+        return tf.reduce_mean(tf.reduce_sum(weights * squares, axis=1))
+
+    return StyleLoss(lambda p: p, quantiles.quantile_function, distance, projected=True)
+
+
 STYLE_LOSSES: dict[str, Callable[[], StyleLoss]] = {
     "gram": gram,
     "moments": moments,
@@ -189,6 +217,7 @@ STYLE_LOSSES: dict[str, Callable[[], StyleLoss]] = {
     "mmd_poly": mmd_poly,
     "mmd_gaussian": mmd_gaussian,
     "wasserstein": wasserstein,
+    "sliced_wasserstein": sliced_wasserstein,
 }
 
 

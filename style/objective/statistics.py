@@ -8,6 +8,7 @@ Style Transfer", CVPR 2017); without weights every position counts 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -64,6 +65,21 @@ def full_sums(f: tf.Tensor, t: tf.Tensor | None = None) -> Sums:
     return Sums(weight, tf.reduce_sum(weighted, axis=0), products(f, weighted))
 
 
+# What each holds, the cheapest first.
+_HELD: dict[Callable[..., Sums], set[str]] = {
+    first_sums: {"first"},
+    diagonal_sums: {"first", "diagonal"},
+    gram_sums: {"diagonal", "products"},
+    full_sums: {"first", "diagonal", "products"},
+}
+
+
+def covering_sums(wanted: Iterable[Callable[..., Sums]]) -> Callable[..., Sums]:
+    """The cheapest of the four kinds of sums that holds what all of these hold."""
+    held = set[str]().union(*(_HELD[sums] for sums in wanted))
+    return next(sums for sums, holds in _HELD.items() if held <= holds)
+
+
 @tf.custom_gradient
 def products(f: tf.Tensor, weighted: tf.Tensor) -> Any:
     """F^T diag(t) F, [C, C], from F and t F.
@@ -96,8 +112,9 @@ def gram(sums: Sums) -> tf.Tensor:
 
 
 def standard_deviation(sums: Sums) -> tf.Tensor:
-    """sigma = sqrt(diag Sigma + 1e-8), [C], from `diagonal_sums`."""
-    variance = sums.second / sums.weight - tf.square(mean(sums))
+    """sigma = sqrt(diag Sigma + 1e-8), [C], from `diagonal_sums` or `full_sums`."""
+    squares = sums.second if sums.second.shape.rank == 1 else tf.linalg.diag_part(sums.second)
+    variance = squares / sums.weight - tf.square(mean(sums))
     return tf.sqrt(tf.nn.relu(variance) + EPSILON)
 
 

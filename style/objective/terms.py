@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from style.objective import losses, statistics
+from style.objective import losses, quantiles, statistics
 from style.objective.losses import StyleLoss
 from style.objective.tiling import IMAGE, TileFeatures
 from vgg_normalize.networks.preprocessing import IMAGENET_MEAN_BGR
@@ -38,6 +38,13 @@ class Term(NamedTuple):
         distance: The sums over all tiles -> scalar.
         linear: Whether `distance` is linear, so that tiles have a distance of their own.
         compares: Whether it needs the content's features at the same positions.
+        loss: Which style loss it is, of a "style".
+        size: How many numbers its sums are, where there are many.
+        scale: A further factor, which may change between pictures.
+        renew: (draw, picture [1, H, W, 3]) -> None, of a term with something that is chosen anew
+            from time to time: the number of the draw, from 0, and the picture then.
+
+    Terms with the same layer and the same `sums`, the object itself, share what these add up.
     """
 
     kind: str
@@ -47,6 +54,10 @@ class Term(NamedTuple):
     distance: Callable[[Any], tf.Tensor]
     linear: bool = False
     compares: bool = False
+    loss: str = ""
+    size: int = 0
+    scale: tf.Variable | None = None
+    renew: Callable[[int, tf.Tensor], None] | None = None
 
 
 def content_term(layer: str, weight: float, shape: Sequence[float]) -> Term:
@@ -136,6 +147,38 @@ def style_sums(
         return loss.sums(tf.scatter_nd(tf.cast(inside, tf.int32), features, shape))
 
     return sampled if loss.sampled else exact
+
+
+def projection_sums(
+    directions: tf.Variable, shape: Sequence[int]
+) -> Callable[[TileFeatures], tf.Tensor]:
+    """What is added up for a projected loss: F v at the tile's positions and 0 elsewhere, [D, h, w].
+
+    Args:
+        directions: Unit vectors v, [D, C].
+        shape: Height and width of the whole layer.
+    """
+
+    def sums(tile: TileFeatures) -> tf.Tensor:
+        features = tile.features[0]
+        values = tf.einsum("dc,hwc->dhw", tf.cast(directions, features.dtype), features)
+        after = tf.constant(shape[:2], tf.int32) - tile.origin - tile.size
+        paddings = tf.concat([[[0, 0]], tf.stack([tile.origin, after], axis=1)], 0)
+        return tf.ensure_shape(tf.pad(values, paddings), [directions.shape[0], *shape[:2]])
+
+    return sums
+
+
+def select(projections: tf.Tensor, guide: np.ndarray | None = None) -> quantiles.Projections:
+    """Projections [D, h, w] at the positions that count, with a guide [h, w] at those above 0."""
+    values = tf.reshape(projections, [projections.shape[0], -1])
+    if guide is None:
+        return quantiles.Projections(values)
+    weights = guide.ravel()
+    positions = np.flatnonzero(weights > 0)
+    return quantiles.Projections(
+        tf.gather(values, positions, axis=1), tf.constant(weights[positions], values.dtype)
+    )
 
 
 def _with_border(tile: TileFeatures) -> tf.Tensor:

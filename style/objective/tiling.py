@@ -14,6 +14,10 @@ does not own.  Every position is owned once, so a sum over positions is a sum ov
 
 and what the S_i give to the gradients of overlapping windows adds up to the picture's gradient.
 
+Convolutions that pad otherwise do so at the picture's border, where a window ends too, and at inner
+edges, where it does not matter.  Only where the picture goes on at its opposite side ("wrap") a window
+must too: it then has its halo on all sides, which wraps around.
+
 Here owned means the features; where each tile owned its pixels' gradient instead, the halo would be
 twice as wide.
 """
@@ -28,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from style.objective.layer_geometry import IMAGE, layer_shapes, receptive_field
+from vgg_normalize.networks import borders
 
 
 class TileFeatures(NamedTuple):
@@ -57,12 +62,16 @@ class Tiling(NamedTuple):
         windows: The window of each tile in pixels, int32 [T, 4].
         positions: Layer name to the positions that each tile owns, int32 [T, 4].
         inside: Layer name to where in its window these begin, int32 [T, 2].
+        wraps: Whether the picture goes on at its opposite side.
+        halo: By how many pixels on each side the picture is continued so; windows count from there.
     """
 
     shape: tuple[int, int]
     windows: np.ndarray
     positions: Mapping[str, np.ndarray]
     inside: Mapping[str, np.ndarray]
+    wraps: bool = False
+    halo: int = 0
 
     @property
     def tiles(self) -> int:
@@ -88,21 +97,26 @@ def make_tiling(
     """
     names = list(dict.fromkeys((IMAGE, *names)))
     sizes = layer_shapes(model, names, shape)
+    wraps = names != [IMAGE] and borders.padding_of(model) == "wrap"
     if not tile or tile >= max(shape):
         whole = np.array([[0, 0, *shape]], np.int32)
         positions = {name: np.array([[0, 0, *sizes[name][:2]]], np.int32) for name in names}
-        return Tiling(shape, whole, positions, {name: np.zeros((1, 2), np.int32) for name in names})
+        inside = {name: np.zeros((1, 2), np.int32) for name in names}
+        return Tiling(shape, whole, positions, inside, wraps)
     strides, align, halo = _alignment(model, names)
     blocks, windows = make_blocks(shape, tile, align, halo)
+    if wraps:
+        windows = np.hstack([blocks[:, :2], blocks[:, 2:] + 2 * halo])
     first = windows[:, :2]
     positions, inside = {}, {}
     for name in names:
         begin = blocks[:, :2] // strides[name]
         end = blocks[:, 2:] // strides[name]
         positions[name] = np.hstack([begin, end - begin]).astype(np.int32)
-        inside[name] = (begin - first // strides[name]).astype(np.int32)
-    sides = windows[:, 2:] - first
-    return Tiling(shape, np.hstack([first, sides]).astype(np.int32), positions, inside)
+        before = halo // strides[name] if wraps else 0
+        inside[name] = (begin + before - first // strides[name]).astype(np.int32)
+    sides = np.hstack([first, windows[:, 2:] - first]).astype(np.int32)
+    return Tiling(shape, sides, positions, inside, wraps, halo if wraps else 0)
 
 
 def make_blocks(
@@ -136,6 +150,9 @@ def largest_window(
     if not tile or tile >= max(shape):
         return shape
     _, align, halo = _alignment(model, names)
+    if borders.padding_of(model) == "wrap":
+        height, width = (_step(side, max(tile // align, 1) * align, align) for side in shape)
+        return height + 2 * halo, width + 2 * halo
     return largest_block_window(shape, tile, align, halo)
 
 
@@ -179,14 +196,6 @@ def _step(side: int, tile: int, align: int) -> int:
     return -(-side // (count * align)) * align
 
 
-def crop_window(picture: tf.Tensor, tiling: Tiling, i: Any) -> tf.Tensor:
-    """The window of tile i of a picture [1, H, W, C], [1, h, w, C]."""
-    if tiling.tiles == 1:
-        return picture
-    top, left, height, width = tf.unstack(tf.gather(tiling.windows, i))
-    return tf.slice(picture, [0, top, left, 0], [1, height, width, picture.shape[-1]])
-
-
 def tile_features(
     features: Mapping[str, tf.Tensor],
     references: Mapping[str, tf.Tensor],
@@ -211,12 +220,13 @@ def tile_features(
         if tiling.tiles > 1:
             begin = tf.concat([[0], tf.gather(tiling.inside[name], i), [0]], 0)
             if name == IMAGE:
-                border = tf.cast(origin + size < tiling.shape, tf.int32)
+                goes_on = (origin + size < tiling.shape) | tiling.wraps
+                border = tf.cast(goes_on, tf.int32)
                 with_border = _crop(layer, begin, size + border)
             layer = _crop(layer, begin, size)
             reference = None if reference is None else _crop(reference, begin, size)
         elif name == IMAGE:
-            with_border = layer
+            with_border = borders.pad(layer, 1, "wrap")[:, 1:, 1:] if tiling.wraps else layer
         owned[name] = TileFeatures(layer, reference, origin, size, with_border)
     return owned
 
@@ -224,21 +234,6 @@ def tile_features(
 def _crop(features: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     piece = tf.slice(features, begin, tf.concat([[1], size, [-1]], 0))
     return tf.ensure_shape(piece, [1, None, None, features.shape[-1]])
-
-
-def add_to_window(picture: tf.Tensor, piece: tf.Tensor, tiling: Tiling, i: Any) -> tf.Tensor:
-    """The picture [1, H, W, C] with a piece added at the window of tile i, in place in a loop."""
-    top, left, height, width = tf.unstack(tf.gather(tiling.windows, i))
-    begin, channels = [0, top, left, 0], picture.shape[-1]
-    old = tf.slice(picture, begin, [1, height, width, channels])
-    added = tf.raw_ops.TensorStridedSliceUpdate(
-        input=picture,
-        begin=begin,
-        end=[1, top + height, left + width, channels],
-        strides=[1, 1, 1, 1],
-        value=old + piece,
-    )
-    return tf.ensure_shape(added, picture.shape)
 
 
 def sum_over_tiles(of_tile: Callable[..., Any], tiling: Tiling, *pictures: Any) -> Any:

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vgg_normalize.networks.borders import BorderConv2D
+
 # Departure: the paper takes 0, 1, -1, 2, -2 and infinity.  These round less (measured in
 # tests/unit/style/objective/test_winograd.py).  Each stands beside its reciprocal: when polynomials are divided by
 # their middle term, the values of a kernel rotated by 180 degrees, which the gradient needs, are
@@ -52,7 +54,7 @@ def is_supported(layer: keras.Layer, shape: tf.TensorShape) -> bool:
 
     Accelerators choose among algorithms themselves.
     """
-    if type(layer) is not keras.layers.Conv2D or layer.kernel_size != (3, 3):
+    if type(layer) not in (keras.layers.Conv2D, BorderConv2D) or layer.kernel_size != (3, 3):
         return False
     options = (layer.strides, layer.dilation_rate, layer.groups, layer.padding, layer.data_format)
     if options != ((1, 1), (1, 1), 1, "same", "channels_last"):

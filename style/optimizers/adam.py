@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from style.optimizers.base import Objective, Optimizer, gradient_scale
+from style.optimizers.base import Objective, Optimizer, evaluated_anew, gradient_scale
 
 
 class AdamState(NamedTuple):
@@ -98,7 +98,10 @@ def adam(
         new = {"x": x, "value": value, "gradient": gradient / state.scale, "terms": terms}
         return _accept_if(finite, state, {**new, "first_moment": m, "second_moment": v})
 
-    return Optimizer(init, step)
+    def restart(state: AdamState) -> AdamState:
+        return evaluated_anew(objective, state)
+
+    return Optimizer(init, step, restart)
 
 
 def _initial_state(objective: Objective, x: tf.Tensor) -> AdamState:

@@ -15,10 +15,35 @@ class Optimizer(NamedTuple):
     """Pure functions: `init(x)` -> state, `step(state)` -> state, one accepted step further.
 
     `step(state, left)` makes do with `left` evaluations of the objective, at least 1.
+    `restart(state)` -> state is for an objective that has changed: it is evaluated at the same point,
+    and what was learnt of the old one's curvature pair by pair is forgotten.
     """
 
     init: Callable[[tf.Tensor], Any]
     step: Callable[..., Any]
+    restart: Callable[[Any], Any]
+
+
+def evaluated_anew(objective: Objective, state: Any, **changes: tf.Tensor) -> Any:
+    """The state at the same point under an objective that has changed.
+
+    Args:
+        objective: x -> (value, gradient, terms), as it is now.
+        state: Of an optimiser.
+        **changes: Other fields of it.
+    """
+    value, gradient, terms = objective(state.x)
+    finite = tf.math.is_finite(value) & tf.reduce_all(tf.math.is_finite(gradient))
+    return state._replace(
+        value=value,
+        gradient=gradient / state.scale,
+        terms=terms,
+        evaluations=state.evaluations + 1,
+        stalled=tf.logical_not(finite),
+        finite=finite,
+        cut=tf.constant(False),
+        **changes,
+    )
 
 
 class Preconditioner(NamedTuple):

@@ -18,6 +18,7 @@ from style.optimizers.base import (
     Optimizer,
     Preconditioner,
     dot,
+    evaluated_anew,
     gradient_scale,
     identity,
     is_usable_scale,
@@ -144,7 +145,10 @@ def lbfgs(
         # A branch, because pairs in files are written and deleted by what learns.
         return tf.cond(ended, lambda: _update(memory, state, search), lambda: _cut(state, search))
 
-    return Optimizer(init, step)
+    def restart(state: LBFGSState) -> LBFGSState:
+        return evaluated_anew(objective, state, rho=tf.zeros_like(state.rho))
+
+    return Optimizer(init, step, restart)
 
 
 def _initial_state(objective: Objective, memory: _Memory, x: tf.Tensor) -> LBFGSState:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from style.images import resizing
-from style.objective.value_and_gradient import ValueAndGradient
+from style.objective.evaluation import Objective, ValueAndGradient, traced_once
 from style.optimizers.adam import adam
 from style.optimizers.base import Optimizer
 from style.optimizers.history import History, InMemoryHistory
 from style.optimizers.lbfgs import HISTORY_SIZE, lbfgs
 from style.optimizers.spectral_preconditioner import preconditioner
+from style.synthesis.options import Options
 from style.synthesis.picture_terms import as_batch
 from style.synthesis.problem import Problem
 from vgg_normalize.errors import UsageError
@@ -50,6 +52,18 @@ def status_of(state: Any, steps: int) -> Status:
     return Status.CONVERGED if bool(state.stalled) else Status.RUNNING
 
 
+class Draw(NamedTuple):
+    """What random directions and nearest neighbours are of.
+
+    Attributes:
+        number: How often they were chosen at this scale, from 0.
+        picture: The picture at which they were chosen, [1, H, W, 3].
+    """
+
+    number: int
+    picture: tf.Tensor
+
+
 class Step(NamedTuple):
     """One step of a run.
 
@@ -57,11 +71,40 @@ class Step(NamedTuple):
         scale: The number of its size, from 0, the coarsest.
         shape: Height and width of the picture at this scale.
         state: Of the optimiser.
+        draw: The last draw, of an objective with something to draw.
     """
 
     scale: int
     shape: tuple[int, int]
     state: Any
+    draw: Draw | None = None
+
+
+class Renewal:
+    """What of an objective is chosen anew from time to time.
+
+    Args:
+        renew: (number of the draw, picture) -> None, in place.
+        every: Evaluations between two draws; 0: there is only the first.
+        draw: The first, or the last of a run that goes on.
+    """
+
+    def __init__(self, renew: Callable[[int, tf.Tensor], None], every: int, draw: Draw) -> None:
+        self._renew, self._every = renew, every
+        self.draw = draw
+        renew(*draw)
+
+    def is_due(self, state: Any) -> bool:
+        """Whether a draw is due, or the objective as it stands has no further descent."""
+        if not self._every or not bool(state.finite):
+            return False
+        due = int(state.evaluations) >= (self.draw.number + 1) * self._every
+        return due or bool(state.stalled)
+
+    def choose_anew(self, picture: tf.Tensor) -> None:
+        """The next draw."""
+        self.draw = Draw(self.draw.number + 1, picture)
+        self._renew(*self.draw)
 
 
 def make_optimizer(
@@ -88,33 +131,35 @@ def make_optimizer(
     Raises:
         UsageError: No such optimiser.
     """
-    evaluate = _traced_once(evaluate)
+    evaluate = traced_once(evaluate)
     if name == "adam":
-        return adam(evaluate, learning_rate=learning_rate)
+        return _with_traced_step(adam(evaluate, learning_rate=learning_rate))
     if name != "lbfgs":
         raise UsageError(f"Expected optimizer lbfgs or adam. Received: {name!r}. Choose one.")
     precondition = preconditioner(*shape, exponent=preconditioner_exponent, learn=learn)
-    return lbfgs(
-        evaluate, history=history or InMemoryHistory(HISTORY_SIZE), precondition=precondition
+    return _with_traced_step(
+        lbfgs(evaluate, history=history or InMemoryHistory(HISTORY_SIZE), precondition=precondition)
     )
 
 
-def _traced_once(evaluate: ValueAndGradient) -> ValueAndGradient:
-    """The objective as one graph, for the first picture and for the steps.
+class _TracedStep:
+    """A step as one graph, made at the first call."""
 
-    Not a tf.function: TensorFlow counts tracings by the place in the code, and would warn of many
-    where a sheet has many pictures.  Nothing here needs AutoGraph, whose conversion would take longer
-    than the tracing.
-    """
-    graphs: list[ValueAndGradient] = []
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self._step = step
+        self._graph: Any = None
 
-    def call(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        if not graphs:
-            spec = tf.TensorSpec(x.shape, x.dtype)
-            graphs.append(tf.function(evaluate, autograph=False).get_concrete_function(spec))
-        return graphs[0](x)
+    def __call__(self, state: Any, left: tf.Tensor) -> Any:
+        if self._graph is None:
+            traced = tf.function(self._step, autograph=False)
+            self._graph = traced.get_concrete_function(state, left)
+        return self._graph(state, left)
 
-    return call
+
+def _with_traced_step(method: Optimizer) -> Optimizer:
+    if isinstance(method.step, _TracedStep):
+        return method
+    return method._replace(step=_TracedStep(method.step))
 
 
 def descend(
@@ -122,7 +167,7 @@ def descend(
     *,
     first_scale: int = 0,
     history: Callable[[int], History | None] = lambda scale: None,
-    restore: Callable[[Optimizer, tf.Tensor], Any] | None = None,
+    restore: Callable[[Optimizer, tf.Tensor], tuple[Any, Draw | None]] | None = None,
 ) -> Iterator[Step]:
     """Yields the first state and the state after each step of every size, coarse to fine.
 
@@ -132,8 +177,8 @@ def descend(
         problem: The objective at each size.
         first_scale: The size to begin at.
         history: Scale -> the memory of L-BFGS's pairs; None: in memory.
-        restore: (optimiser, picture [1, H, W, 3]) -> the state to begin with at the first size,
-            where a run goes on from a checkpoint.
+        restore: (optimiser, picture [1, H, W, 3]) -> the state to begin with at the first size, and
+            the last draw, where a run goes on from a checkpoint.
     """
     options = problem.options
     pixels = None
@@ -142,23 +187,39 @@ def descend(
         if pixels is None:
             pixels = problem.inputs.initial_image(shape)
         start = as_batch(resizing.resize(pixels, *shape))
-        method = make_optimizer(
-            options.optimizer,
-            problem.evaluate(shape),
-            shape,
-            history=history(scale) or InMemoryHistory(options.history_size),
-            preconditioner_exponent=options.preconditioner_exponent,
-            learning_rate=options.learning_rate,
-        )
-        saved = None if restore is None else restore(method, start)
+        pairs = history(scale) or InMemoryHistory(options.history_size)
+        method = problem.optimizer(shape, partial(_optimizer, options, shape, pairs))
+        saved, draw = (None, None) if restore is None else restore(method, start)
         restore = None
-        for state in minimize(method, start, options.steps, state=saved):
-            yield Step(scale, shape, state)
+        renewal = None
+        if renew := problem.renew(shape):
+            renewal = Renewal(renew, options.renew_every or 0, draw or Draw(0, start))
+        steps = problem.steps[scale]
+        for state in minimize(method, start, steps, state=saved, renewal=renewal):
+            yield Step(scale, shape, state, None if renewal is None else renewal.draw)
         pixels = np.asarray(state.x[0])
 
 
+def _optimizer(
+    options: Options, shape: tuple[int, int], history: History, objective: Objective
+) -> Optimizer:
+    return make_optimizer(
+        options.optimizer,
+        objective,
+        shape,
+        history=history,
+        preconditioner_exponent=options.preconditioner_exponent,
+        learning_rate=options.learning_rate,
+    )
+
+
 def minimize(
-    method: Optimizer, x: tf.Tensor, evaluations: int, *, state: Any = None
+    method: Optimizer,
+    x: tf.Tensor,
+    evaluations: int,
+    *,
+    state: Any = None,
+    renewal: Renewal | None = None,
 ) -> Iterator[Any]:
     """Yields the first state, one after each accepted step, and the last.
 
@@ -170,15 +231,21 @@ def minimize(
         x: Where to begin, [1, H, W, 3].
         evaluations: How many evaluations of the objective in all.
         state: Where to go on instead of at `x`.
+        renewal: What of the objective is chosen anew from time to time.
     """
     if state is None:
         state = method.init(x)
     yield state
     last = state
-    left = tf.constant(evaluations - int(state.evaluations))
-    step = tf.function(method.step, autograph=False).get_concrete_function(state, left)
-    while int(state.evaluations) < evaluations and not bool(state.stalled):
-        state = step(state, tf.constant(evaluations - int(state.evaluations)))
+    method = _with_traced_step(method)
+    while int(state.evaluations) < evaluations:
+        if renewal is not None and renewal.is_due(state):
+            renewal.choose_anew(state.x)
+            state = method.restart(state)
+            continue
+        if bool(state.stalled):
+            break
+        state = method.step(state, tf.constant(evaluations - int(state.evaluations)))
         if int(state.steps) > int(last.steps):
             last = state
             yield state

@@ -20,7 +20,7 @@ class Inputs:
     All pictures are float32, RGB, [H, W, 3], in [0, 1]; masks are [H, W, 1] in [0, 1].
 
     Args:
-        options: After `problem.resolve`.
+        options: After `defaults.resolve`.
         shape: Height and width of the result, in pixels.
         content: The content, or None for a task without.
         styles: The styles.
@@ -59,10 +59,12 @@ class Inputs:
                 "Expected init noise, content or a picture. Received: style. Change it."
             )
 
-    def digest(self) -> str:
-        """SHA-256 of all pictures and masks."""
+    def digest(self, *, content: bool = True) -> str:
+        """SHA-256 of all pictures and masks, or of those besides content and beginning."""
         sha256 = hashlib.sha256()
-        groups = ([self._content], [self._init], self._styles)
+        groups: list[Any] = [self._styles]
+        if content:
+            groups = [[self._content], [self._init], self._styles]
         for group in (*groups, self._content_masks, self._style_masks):
             sha256.update(f"{len(group)} pictures".encode())
             for array in group:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from style.objective import statistics, tiling, value_and_gradient
 from style.objective import terms as objective
-from style.objective import tiling, value_and_gradient
 from style.objective.losses import SAMPLES, STYLE_LOSSES, StyleLoss
 from style.objective.terms import Term
-from vgg_normalize.errors import ImagesError, UsageError
+from style.synthesis import sliced_terms
+from style.synthesis.options import StyleLayers, style_losses, weights_of
+from style.synthesis.sliced_terms import ComparedLayer
+from vgg_normalize.errors import ImagesError
 
 Layers = Sequence[tuple[str, float]]
 
@@ -79,7 +82,7 @@ def inversion_terms(
 def style_terms(
     model: keras.Model,
     styles: Sequence[Style],
-    layers: Layers,
+    layers: StyleLayers,
     weight: float,
     *,
     shape: tuple[int, int],
@@ -92,66 +95,157 @@ def style_terms(
     Args:
         model: The network.
         styles: The style pictures; a weight of 0 leaves one out.
-        layers: (name, weight) of each layer.
+        layers: (name, weight) of each layer, or (name, weights) with one for each loss of a sum.
         weight: Factor of all of them.
         shape: Height and width of the result in pixels.
-        loss: A key of `losses.STYLE_LOSSES`.
-        seed: Random seed for sampled positions.
+        loss: A key of `losses.STYLE_LOSSES`, or a sum of them, see `style_losses`.
+        seed: Random seed for sampled positions and for directions.
         tile: Pixels a side of the tiles in which a style is read; 0: the whole picture.
 
     Raises:
         UsageError: No such loss.
         ImagesError: A mask is empty at a layer.
     """
-    if loss not in STYLE_LOSSES:
-        raise UsageError(
-            f"Expected style_loss {', '.join(STYLE_LOSSES)}. Received: {loss!r}. Choose one."
-        )
-    style_loss = STYLE_LOSSES[loss]()
+    shares = style_losses(loss)
     total = sum(style.weight for style in styles)
-    terms = []
     random = np.random.Generator(np.random.PCG64(seed))
-    weighted = [(name, w) for name, w in layers if w and weight]
-    names = [name for name, _ in weighted]
+    # For each loss the weights of its layers, where they are above 0.
+    weights = {
+        name: {
+            layer: weight * share * layer_weight
+            for layer, w in layers
+            if (layer_weight := weights_of(w, len(shares))[i]) and share and weight
+        }
+        for i, (name, share) in enumerate(shares.items())
+    }
+    names = [layer for layer, _ in layers if any(layer in of_loss for of_loss in weights.values())]
     result_shapes = tiling.layer_shapes(model, names, shape)
+    terms = []
     for style in styles:
         if not style.weight:
             continue
-        style_shapes = tiling.layer_shapes(model, names, style.pixels.shape[:2])
-        style_sums, result_sums = [], []
-        for name in names:
-            style_sums.append((name, _sums(style_loss, style.mask, style_shapes[name], random)))
-            result_sums.append(_sums(style_loss, style.content_mask, result_shapes[name], random))
-        totals = value_and_gradient.total_sums(model, as_batch(style.pixels), style_sums, tile=tile)
-        for (name, w), sums, style_total in zip(weighted, result_sums, totals, strict=True):
-            factor = weight * w * style.weight / total
-            target = style_loss.target(style_total)
-            terms.append(objective.style_term(name, factor, style_loss, sums, target))
+        compared = _compared(model, style, names, result_shapes)
+        factor = style.weight / total
+        scaled = {
+            name: {layer: factor * w for layer, w in of_loss.items()}
+            for name, of_loss in weights.items()
+        }
+        sliced = scaled.pop(sliced_terms.NAME, {})
+        terms += _summed_terms(model, style, compared, scaled, random, tile)
+        if sliced:
+            terms += sliced_terms.sliced_terms(
+                model,
+                as_batch(style.pixels),
+                [compared[layer]._replace(weight=w) for layer, w in sliced.items()],
+                seed=seed,
+                tile=tile,
+            )
     return terms
 
 
-def _sums(
-    loss: StyleLoss,
-    mask: np.ndarray | None,
-    size: Sequence[int],
+def _compared(
+    model: keras.Model,
+    style: Style,
+    names: Sequence[str],
+    result_shapes: Mapping[str, Sequence[int]],
+) -> dict[str, ComparedLayer]:
+    """The shapes and masks of each layer."""
+    style_shapes = tiling.layer_shapes(model, names, style.pixels.shape[:2])
+    return {
+        name: ComparedLayer(
+            name,
+            1.0,
+            style_shapes[name],
+            result_shapes[name],
+            _guide(style.mask, style_shapes[name]),
+            _guide(style.content_mask, result_shapes[name]),
+        )
+        for name in names
+    }
+
+
+def _summed_terms(
+    model: keras.Model,
+    style: Style,
+    compared: Mapping[str, ComparedLayer],
+    weights: Mapping[str, Mapping[str, float]],
     random: np.random.Generator,
-) -> objective.StyleSums:
-    """What to add up over a layer: how much each position counts, or which ones are sampled."""
-    height, width = int(size[0]), int(size[1])
-    guide = None if mask is None else mask_for(mask, (height, width))
-    if guide is not None and not guide.sum() > 0:
+    tile: int,
+) -> list[Term]:
+    """The terms of losses that are functions of sums, which losses of one layer share.
+
+    Args:
+        model: The network.
+        style: The style picture.
+        compared: The layers by name.
+        weights: Loss -> layer -> factor of its term.
+        random: For sampled positions.
+        tile: Pixels a side of the tiles in which the style is read; 0: the whole picture.
+    """
+    chosen: list[tuple[str, str, StyleLoss, objective.StyleSums, objective.StyleSums]] = []
+    for layer in compared.values():
+        losses_here = {n: STYLE_LOSSES[n]() for n, w in weights.items() if layer.name in w}
+        exact = [loss.sums for loss in losses_here.values() if not loss.sampled]
+        shared: tuple[objective.StyleSums, objective.StyleSums] | None = None
+        for name, loss in losses_here.items():
+            if loss.sampled:
+                pair = _sampled_sums(loss, layer, random)
+            else:
+                shared = shared or _exact_sums(
+                    loss._replace(sums=statistics.covering_sums(exact)), layer
+                )
+                pair = shared
+            chosen.append((name, layer.name, loss, *pair))
+    wanted = list(dict.fromkeys((layer, sums) for _, layer, _, sums, _ in chosen))
+    totals = value_and_gradient.total_sums(model, as_batch(style.pixels), wanted, tile=tile)
+    of_style = dict(zip(wanted, totals, strict=True))
+    return [
+        objective.style_term(
+            layer, weights[name][layer], loss, sums, loss.target(of_style[layer, of])
+        )._replace(loss=name)
+        for name, layer, loss, of, sums in chosen
+    ]
+
+
+def _exact_sums(
+    loss: StyleLoss, layer: ComparedLayer
+) -> tuple[objective.StyleSums, objective.StyleSums]:
+    """What to add up over a layer of the style and of the result."""
+    style, result = (
+        objective.style_sums(loss, None if guide is None else tf.constant(guide, tf.float32))
+        for guide in (layer.style_guide, layer.result_guide)
+    )
+    return style, result
+
+
+def _sampled_sums(
+    loss: StyleLoss, layer: ComparedLayer, random: np.random.Generator
+) -> tuple[objective.StyleSums, objective.StyleSums]:
+    """The same at random positions, drawn by how much each counts."""
+
+    def draw(guide: np.ndarray | None, shape: Sequence[int]) -> objective.StyleSums:
+        count = int(shape[0]) * int(shape[1])
+        probabilities = None if guide is None else guide.ravel() / guide.sum()
+        possible = count if probabilities is None else int((probabilities > 0).sum())
+        drawn = random.choice(count, size=SAMPLES, replace=possible < SAMPLES, p=probabilities)
+        positions = np.stack(np.unravel_index(np.sort(drawn), shape[:2]), axis=1)
+        return objective.style_sums(loss, samples=tf.constant(positions, tf.int32))
+
+    style = draw(layer.style_guide, layer.style_shape)
+    return style, draw(layer.result_guide, layer.result_shape)
+
+
+def _guide(mask: np.ndarray | None, shape: Sequence[int]) -> np.ndarray | None:
+    """How much each position of a layer counts, [h, w]."""
+    if mask is None:
+        return None
+    guide = mask_for(mask, shape[:2])
+    if not guide.sum() > 0:
         raise ImagesError(
             "Expected masks that leave something at every layer. Received: a mask that is empty "
-            f"at {height} x {width} positions. Make it larger, or leave out deep layers."
+            f"at {shape[0]} x {shape[1]} positions. Make it larger, or leave out deep layers."
         )
-    if not loss.sampled:
-        return objective.style_sums(loss, None if guide is None else tf.constant(guide, tf.float32))
-    count = height * width
-    probabilities = None if guide is None else guide.ravel() / guide.sum()
-    possible = count if probabilities is None else int((probabilities > 0).sum())
-    drawn = random.choice(count, size=SAMPLES, replace=possible < SAMPLES, p=probabilities)
-    positions = np.stack(np.unravel_index(np.sort(drawn), (height, width)), axis=1)
-    return objective.style_sums(loss, samples=tf.constant(positions, tf.int32))
+    return guide
 
 
 def mask_for(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:

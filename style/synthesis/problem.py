@@ -3,99 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from style.images import resizing
-from style.objective import memory_budget, value_and_gradient
+from style.objective import layer_geometry, memory_budget, value_and_gradient
 from style.objective import terms as objective
+from style.objective.evaluation import Objective
 from style.objective.terms import Term
-from style.synthesis import picture_terms, strength
+from style.optimizers.base import Optimizer
+from style.synthesis import neighbor_terms, picture_terms, sizes, strength
+from style.synthesis.cache import Cache
 from style.synthesis.inputs import Inputs
-from style.synthesis.options import (
-    CONTENT_LAYERS,
-    INITS,
-    STYLE_LAYERS,
-    TV_WEIGHTS,
-    UNUSED,
-    Layers,
-    Options,
-)
-from vgg_normalize.errors import ImagesError, NetworkError, UsageError
-from vgg_normalize.networks import chain
+from style.synthesis.options import Options, style_losses
+from vgg_normalize.errors import UsageError
+from vgg_normalize.networks import borders, chain
 
 # What decides the terms besides their weights and size: problems that agree on it share targets.
 TARGET_OPTIONS = (
     *("task", "style_scale", "style_blend", "content_layers", "style_layers", "style_loss"),
-    *("seed", "preserve_color", "color_root", "tile"),
+    *("seed", "preserve_color", "color_root", "tile", "content_loss", "padding"),
 )
-Cache = dict[Any, Any]
-AnyOptions = TypeVar("AnyOptions", bound=Options)
-
-
-def resolve(options: AnyOptions, model: keras.Model, *, styles: int) -> AnyOptions:
-    """The options with every default that depends on the task or the network filled in.
-
-    What the task does not use is as if it had not been given.
-
-    Args:
-        options: As they were given.
-        model: The network.
-        styles: How many style pictures there are.
-
-    Raises:
-        UsageError: No weight of the styles is above 0, or there is not one for each.
-        NetworkError: The network has no such layer.
-    """
-    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(options)}
-    unused = UNUSED[options.task]
-    options = dataclasses.replace(
-        options, **{name: defaults[name] for name in unused if name in defaults}
-    )
-    blend = options.style_blend
-    if "style" not in unused:
-        blend = blend or (1.0,) * styles
-        require_one_each("style_blend", len(blend), styles)
-        if not sum(blend) > 0:
-            raise UsageError("Expected a style_blend above 0. Received: only zeros. Correct it.")
-    names = [stage.layer.name for stage in chain.stages(model)]
-    tv_weight = options.tv_weight
-    return dataclasses.replace(
-        options,
-        style_blend=blend,
-        content_layers=resolve_layers(options.content_layers, CONTENT_LAYERS, names),
-        style_layers=resolve_layers(options.style_layers, STYLE_LAYERS, names),
-        tv_weight=TV_WEIGHTS[options.task] if tv_weight is None else tv_weight,
-        init=options.init or INITS[options.task],
-    )
-
-
-def require_one_each(what: str, count: int, styles: int) -> None:
-    """Raises UsageError where there is something, but not one for each style."""
-    if count and count != styles:
-        raise UsageError(
-            f"Expected {styles} in {what}, one for each style. Received: {count}. Give as many as "
-            "styles."
-        )
-
-
-def resolve_layers(given: Layers, default: Layers, names: list[str]) -> Layers:
-    """The layers that were given, or of the default those that the network has, or its deepest.
-
-    Raises:
-        NetworkError: The network has no such layer.
-    """
-    unknown = [name for name, _ in given if name not in names]
-    if unknown:
-        raise NetworkError(
-            f"Expected layers of this network: {', '.join(names)}. Received: "
-            f"{', '.join(unknown)}. Choose from these, or use a deeper --model."
-        )
-    if given:
-        return given
-    return tuple(pair for pair in default if pair[0] in names) or ((names[-1], 1.0),)
 
 
 class Problem:
@@ -122,16 +53,41 @@ class Problem:
         in_memory: bool = True,
         cache: Cache | None = None,
     ) -> None:
+        self._cache = Cache() if cache is None else cache
+        padding = options.padding or "zero"
+        model = self._cache.get(
+            ("network", id(model), padding), lambda: borders.with_padding(model, padding)
+        )
         self.options, self.model, self.inputs = options, model, inputs
-        self._cache: Cache = {} if cache is None else cache
-        self._digest = None if cache is None else inputs.digest()
+        self._digest = "" if cache is None else inputs.digest()
+        # Of what the objective is made of besides the content, if it does not touch the styles.
+        self._style_digest = self._digest
+        if cache is not None and options.preserve_color == "none":
+            self._style_digest = inputs.digest(content=False)
+        self._graphs_are_shared = (
+            cache is not None
+            and in_memory
+            and options.task in ("transfer", "amalgamation")
+            and (options.preserve_color, options.content_loss) == ("none", "features")
+        )
+        self.sizes, self.steps = self._plan(in_memory)
+
+    def _plan(self, in_memory: bool) -> tuple[list[tuple[int, int]], list[int]]:
+        """The sizes to optimise in turn and the evaluations at each, checked to be possible."""
+        options, model, inputs = self.options, self.model, self.inputs
         layers = {
             "inversion": options.content_layers,
             "texture": options.style_layers,
         }.get(options.task, (*options.content_layers, *options.style_layers))
         used = [name for name, _ in layers]
         least = chain.min_image_size(chain.features(model, used)) if used else 1
-        self._require_large_enough(least)
+        if options.padding == "reflect":  # there is something to reflect from two positions on
+            least *= 2
+        sizes.require_at_least(least, inputs.shapes(inputs.shape))
+        multiple = 1
+        if options.padding == "wrap" and used:
+            multiple = max(layer_geometry.receptive_field(model, used)[0].values())
+            sizes.require_multiples(inputs.shape, multiple)
         memory_budget.require_memory(
             model,
             used,
@@ -140,19 +96,56 @@ class Problem:
             history_size=options.history_size if in_memory else 0,
             tile=options.tile,
         )
-        sizes = coarse_to_fine(inputs.shape, options.scales, 2 * least)
+        shapes = sizes.coarse_to_fine(
+            inputs.shape,
+            options.scales,
+            2 * least,
+            factor=options.scale_factor,
+            multiple=multiple,
+        )
         # A style smaller than the result may be too small at a coarse size.
-        self.sizes = [size for size in sizes if min(map(min, inputs.shapes(size))) >= least]
+        shapes = [size for size in shapes if min(map(min, inputs.shapes(size))) >= least]
+        return shapes, sizes.steps_by_size(options.steps, options.coarse_steps, len(shapes))
 
-    def _require_large_enough(self, least: int) -> None:
-        for shape in self.inputs.shapes(self.inputs.shape):
-            if min(shape) < least:
-                raise ImagesError(
-                    f"Expected pictures of at least {least} pixels for these layers. Received: "
-                    f"{shape[0]} x {shape[1]}. Raise --size, or leave out deep layers."
-                )
+    def optimizer(
+        self, shape: tuple[int, int], make: Callable[[Objective], Optimizer]
+    ) -> Optimizer:
+        """What `make` makes of the objective at one size.
 
-    def evaluate(self, shape: tuple[int, int]) -> value_and_gradient.ValueAndGradient:
+        Where only the content differs from that of a problem with the same cache, it is the same one,
+        with its graphs, which from now on stands for this problem.
+        """
+        if not self._graphs_are_shared:
+            return make(self.evaluate(shape))
+
+        def make_both() -> tuple[Objective, Optimizer]:
+            objective = self.evaluate(shape)
+            return objective, make(objective)
+
+        objective, optimizer = self._cache.get(self._key("graphs", shape), make_both)
+        objective.compare_with(picture_terms.as_batch(self.inputs.content(shape)))
+        weights = self.style_weights(shape)
+        for name, scale in self._scales(shape).items():
+            scale.assign(weights[name])
+        return optimizer
+
+    def _key(self, what: str, shape: tuple[int, int]) -> Hashable:
+        """A key of what depends on all options, and on all pictures besides the content."""
+        options = [getattr(self.options, field.name) for field in dataclasses.fields(Options)]
+        return (what, shape, id(self.model), self._style_digest, *options)
+
+    def _scales(self, shape: tuple[int, int]) -> dict[str, tf.Variable]:
+        """The weight of each style loss, as the graphs read it."""
+
+        def make() -> dict[str, tf.Variable]:
+            weights = self.style_weights(shape).items()
+            return {name: tf.Variable(w, trainable=False, dtype=tf.float64) for name, w in weights}
+
+        return (
+            self._cache.get(self._key("scales", shape), make) if self._graphs_are_shared else make()
+        )
+
+    def evaluate(self, shape: tuple[int, int]) -> Objective:
         """The objective at one size with its gradient."""
         terms = self.terms(shape)
         content = None
@@ -161,6 +154,21 @@ class Problem:
         return value_and_gradient.make_value_and_gradient(
             self.model, terms, shape, content=content, tile=self.options.tile
         )
+
+    def renew(self, shape: tuple[int, int]) -> Callable[[int, tf.Tensor], None] | None:
+        """(draw, picture) -> None chooses directions and neighbours anew, in what `evaluate` gives.
+
+        None for an objective with nothing to choose.
+        """
+        if self.options.task == "inversion":
+            return None
+        renewals = dict.fromkeys(term.renew for term in self.terms(shape) if term.renew)
+
+        def renew(draw: int, picture: tf.Tensor) -> None:
+            for choose in renewals:
+                choose(draw, picture)
+
+        return renew if renewals else None
 
     def terms(self, shape: tuple[int, int]) -> list[Term]:
         """The objective at one size.
@@ -172,7 +180,10 @@ class Problem:
         if options.task == "inversion":
             return self._inversion_terms(shape)
         terms = _weighted(self._content_terms(shape), options.content_weight)
-        terms += _weighted(self._style_terms(shape), self.style_weight(shape) or 0.0)
+        scales = self._scales(shape)
+        for name, terms_of_loss in self._style_terms(shape).items():
+            if float(scales[name]):
+                terms += [term._replace(scale=scales[name]) for term in terms_of_loss]
         if options.tv_weight:
             terms.append(objective.tv_term(options.tv_weight, (*shape, 3), options.tv_beta))
         if not terms:
@@ -200,18 +211,34 @@ class Problem:
 
     def _content_terms(self, shape: tuple[int, int]) -> list[Term]:
         """The content's terms, content_weight 1."""
-        if self.options.task == "texture":
-            return []
-        return picture_terms.content_terms(
-            self.model, self.options.content_layers, 1.0, shape=shape
-        )
-
-    def _style_terms(self, shape: tuple[int, int]) -> list[Term]:
-        """The styles' terms, style_weight 1."""
-        if self.options.style_weight == 0:
-            return []
         options = self.options
-        return self._shared(
+        if options.task == "texture":
+            return []
+        if options.content_loss == "neighbors":
+            terms = self._shared(
+                f"neighbors at {options.strength}",
+                shape,
+                lambda: neighbor_terms.neighbor_terms(
+                    self.model,
+                    picture_terms.as_batch(self.inputs.content(shape)),
+                    self.inputs.styles(shape),
+                    options.content_layers,
+                    # The root: at 0.5 most of the features are the style's.
+                    strength=math.sqrt(options.strength),
+                    tile=options.tile,
+                ),
+            )
+            return list(terms)
+        return picture_terms.content_terms(self.model, options.content_layers, 1.0, shape=shape)
+
+    def _style_terms(self, shape: tuple[int, int]) -> dict[str, list[Term]]:
+        """The styles' terms by loss, each loss with weight 1."""
+        options = self.options
+        without = 0 if options.content_loss == "features" else None
+        if options.style_weight in (0, without):
+            return {}
+        names = style_losses(options.style_loss)
+        terms = self._shared(
             "style",
             shape,
             lambda: picture_terms.style_terms(
@@ -220,29 +247,33 @@ class Problem:
                 options.style_layers,
                 1.0,
                 shape=shape,
-                loss=options.style_loss,
+                loss=",".join(names),
                 seed=options.seed,
                 tile=options.tile,
             ),
         )
+        return {name: [term for term in terms if term.loss == name] for name in names}
 
-    def style_weight(self, shape: tuple[int, int]) -> float | None:
-        """What the style weight is at one size; None for a task without."""
+    def style_weights(self, shape: tuple[int, int]) -> dict[str, float]:
+        """What the weight of each style loss is at one size; empty for a task without style."""
         options = self.options
         if options.task == "inversion":
-            return None
-        if options.style_weight is not None:
-            return options.style_weight
-        if options.task == "texture":
-            return 1.0
-        content, style = self._shared("worths", shape, lambda: self._worths(shape))
-        return strength.style_weight(options.strength, options.style_loss, content, style)
+            return {}
+        if options.content_loss == "neighbors" and options.style_weight is None:
+            return {}
+        shares = style_losses(options.style_loss)
+        if options.style_weight is not None or options.task == "texture":
+            weight = 1.0 if options.style_weight is None else options.style_weight
+            return {name: weight * share for name, share in shares.items()}
+        content, styles = self._shared("worths", shape, lambda: self._worths(shape))
+        return strength.style_weights(options.strength, shares, content, styles)
 
-    def _worths(self, shape: tuple[int, int]) -> tuple[float, float]:
-        """The content loss of the styles, blended, and the style loss of the content."""
-        contents, styles = self._content_terms(shape), self._style_terms(shape)
+    def _worths(self, shape: tuple[int, int]) -> tuple[float, dict[str, float]]:
+        """The content loss of the styles, blended, and each style loss of the content."""
+        contents, by_loss = self._content_terms(shape), self._style_terms(shape)
+        styles = [term for terms in by_loss.values() for term in terms]
         if not contents or not styles:
-            return 0.0, 0.0
+            return 0.0, {}
         content = picture_terms.as_batch(self.inputs.content(shape))
         groups: list[tuple[list[Term], tf.Tensor]] = [(styles, content)]
         blend = self.options.style_blend
@@ -250,36 +281,20 @@ class Problem:
             (contents, picture_terms.as_batch(pixels))
             for pixels in self.inputs.styles_resized_to(shape)
         ]
-        style, *each = value_and_gradient.total_values(
+        of_content, *of_styles = value_and_gradient.total_values(
             self.model, groups, content=content, tile=self.options.tile
         )
-        return sum(w * value for w, value in zip(blend, each, strict=True)) / sum(blend), style
+        worths = dict.fromkeys(by_loss, 0.0)
+        for term, value in zip(styles, of_content, strict=True):
+            worths[term.loss] += value
+        blended = sum(w * sum(values) for w, values in zip(blend, of_styles, strict=True))
+        return blended / sum(blend), worths
 
-    def _shared(self, kind: str, shape: tuple[int, int], make: Any) -> Any:
+    def _shared(self, kind: str, shape: tuple[int, int], make: Callable[[], Any]) -> Any:
         """What `make` gives, or what another run with the same targets has made."""
-        key = (
-            kind,
-            shape,
-            self._digest,
-            tuple(getattr(self.options, name) for name in TARGET_OPTIONS),
-        )
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
-
-
-def coarse_to_fine(shape: tuple[int, int], scales: int, least: int) -> list[tuple[int, int]]:
-    """Sizes of the pictures to optimise in turn: halves, the last one whole.
-
-    Args:
-        shape: Of the result.
-        scales: How many; fewer where a side would fall below `least`.
-        least: In pixels.
-    """
-    sizes = [
-        resizing.shape_for(shape, max(shape) / 2**halvings) for halvings in reversed(range(scales))
-    ]
-    return [size for size in sizes if min(size) >= least] or [shape]
+        digest = self._style_digest if kind == "style" else self._digest
+        options = (getattr(self.options, name) for name in TARGET_OPTIONS)
+        return self._cache.get((kind, shape, digest, *options), make)
 
 
 def _weighted(terms: list[Term], factor: float) -> list[Term]:

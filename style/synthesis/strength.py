@@ -13,6 +13,8 @@ glance and the style is unmistakable.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vgg_normalize.errors import UsageError
 
 DEFAULT = 0.5
@@ -23,6 +25,7 @@ FACTORS = {
     "mmd_poly": 10.0,
     "mmd_gaussian": 10.0,
     "wasserstein": 3.0,
+    "sliced_wasserstein": 10.0,
 }
 
 
@@ -35,15 +38,26 @@ def require_strength(strength: float) -> None:
         )
 
 
-def style_weight(strength: float, loss: str, content_worth: float, style_worth: float) -> float:
-    """The style weight that a strength comes to; 1 where one of the two is worth nothing.
+def style_weights(
+    strength: float,
+    shares: Mapping[str, float],
+    content_worth: float,
+    style_worths: Mapping[str, float],
+) -> dict[str, float]:
+    """The weight of each style loss that a strength comes to; its share where it is worth nothing.
+
+    Of a sum of losses each is calibrated as if it were alone, and they share the strength.
 
     Args:
         strength: In (0, 1).
-        loss: A key of `losses.STYLE_LOSSES`.
+        shares: Of a sum, the losses (keys of `losses.STYLE_LOSSES`) and their weights.
         content_worth: C(style), with the weights of the content layers.
-        style_worth: S(content), with the weights of the style layers.
+        style_worths: S(content) of each loss, with the weights of the style layers.
     """
-    if not (content_worth > 0 and style_worth > 0):
-        return 1.0
-    return FACTORS[loss] * strength / (1 - strength) * content_worth / style_worth
+    weights = {}
+    for loss, share in shares.items():
+        weight, worth = share / sum(shares.values()), style_worths.get(loss, 0.0)
+        if content_worth > 0 and worth > 0:
+            weight *= FACTORS[loss] * strength / (1 - strength) * content_worth / worth
+        weights[loss] = weight
+    return weights

@@ -23,11 +23,12 @@ import numpy as np
 from style import models
 from style.images import resizing
 from style.synthesis import descent
+from style.synthesis.defaults import resolve
 from style.synthesis.descent import Status, Step
 from style.synthesis.inputs import Inputs
 from style.synthesis.options import Options
 from style.synthesis.picture_terms import Style
-from style.synthesis.problem import Problem, resolve
+from style.synthesis.problem import Problem
 from vgg_normalize.errors import NumericalError, UsageError
 
 Styles = np.ndarray | Style | Sequence[np.ndarray | Style]
@@ -182,7 +183,7 @@ def _result(problem: Problem, step: Step) -> Result:
     state = step.state
     image = problem.inputs.postprocess(np.asarray(state.x[0]))
     last = step.shape == problem.sizes[-1]
-    status = descent.status_of(state, problem.options.steps)
+    status = descent.status_of(state, problem.steps[-1])
     return Result(
         image=np.clip(image, 0, 1),
         loss=float(state.value),

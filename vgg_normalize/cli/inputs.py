@@ -84,6 +84,7 @@ def open_inputs(settings: Settings) -> Inputs:
         include_top=settings.include_top,
         last_layer=settings.last_layer,
         preprocessing=settings.preprocessing,
+        padding=settings.padding,
     )
     model = vgg.with_weights(weights, vgg_options)
     say(f"weights: {weights.description}")

@@ -126,6 +126,7 @@ def _facts(settings: Settings, inputs: Inputs) -> dict[str, Any]:
     return {
         "architecture": settings.architecture,
         "pooling": settings.pooling,
+        "padding": settings.padding,
         "task": settings.task,
         "settings": {**dataclasses.asdict(settings), "formats": list(settings.formats)},
         "weights": inputs.weights.facts(),

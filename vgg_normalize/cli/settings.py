@@ -22,6 +22,7 @@ class Settings:
     last_layer: str | None = None
     pooling: str = "max"
     preprocessing: str = "caffe"
+    padding: str = "zero"
     max_images: int = 0
     target_error: float = 0.0
     check_images: int = 256
@@ -46,6 +47,7 @@ CHECKPOINT_KEYS = (
     "last_layer",
     "pooling",
     "preprocessing",
+    "padding",
     "max_images",
     "resize",
     "image_size",

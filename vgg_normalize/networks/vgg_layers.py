@@ -12,6 +12,7 @@ import keras
 
 from vgg_normalize.errors import NetworkError
 from vgg_normalize.networks import chain
+from vgg_normalize.networks.borders import PADDINGS, with_border
 from vgg_normalize.networks.preprocessing import Preprocessing as Preprocessing
 
 # Convolutions in each of the five blocks, and their filters.
@@ -36,6 +37,7 @@ class VggOptions:
             for logits.
         last_layer: Name of the convolution after which to cut the network; None: keep all blocks.
         preprocessing: What the first convolution expects, see `Preprocessing`.
+        padding: What convolutions see beyond the border: "zero", "reflect", "replicate" or "wrap".
     """
 
     architecture: str
@@ -44,6 +46,7 @@ class VggOptions:
     classifier_activation: str = "softmax"
     last_layer: str | None = None
     preprocessing: str = "caffe"
+    padding: str = "zero"
 
 
 def convolutions(architecture: str, last_layer: str | None = None) -> list[str]:
@@ -108,6 +111,10 @@ def build_architecture(options: VggOptions, *, conversion: bool = False) -> kera
         raise NetworkError(
             f"Expected pooling max or avg. Received: {options.pooling!r}. Choose one."
         )
+    if options.padding not in PADDINGS:
+        raise NetworkError(
+            f"Expected padding {', '.join(PADDINGS)}. Received: {options.padding!r}. Choose one."
+        )
     if options.include_top and options.last_layer is not None:
         raise NetworkError(
             "Expected include_top or last_layer. Received: both, "
@@ -138,17 +145,18 @@ def _convolutional_layers(options: VggOptions) -> list[keras.Layer]:
     stack: list[keras.Layer] = []
     for name, following in zip(names, [*names[1:], None], strict=True):
         block = _block(name)
-        stack.append(
-            keras.layers.Conv2D(
-                FILTERS[block - 1],
-                3,
-                padding="same",
-                activation="relu",
-                data_format="channels_last",
-                dtype="float32",
-                name=name,
-            )
+        convolution = keras.layers.Conv2D(
+            FILTERS[block - 1],
+            3,
+            padding="same",
+            activation="relu",
+            data_format="channels_last",
+            dtype="float32",
+            name=name,
         )
+        if options.padding != "zero":
+            convolution = with_border(convolution, options.padding)
+        stack.append(convolution)
         ends_block = following is None or _block(following) != block
         if ends_block and name != options.last_layer:
             stack.append(pool(2, strides=2, data_format="channels_last", name=f"block{block}_pool"))

@@ -93,9 +93,11 @@ def _source_line(content: Mapping[str, Any]) -> str:
         if rate is not None
         else f"means <code>{html.escape(str(content['means']['source']))}</code>"
     )
+    padding = content["settings"]["padding"]
+    padding = "" if padding == "zero" else f"{padding} padding, "
     return (
         f"Weights: {html.escape(content['weights']['description'])}. "
-        f"{content['pooling'].capitalize()} pooling, {read}."
+        f"{content['pooling'].capitalize()} pooling, {padding}{read}."
         + (f" {rate:.1f} images a second." if rate is not None else "")
     )
 

@@ -46,6 +46,11 @@ def _keras(content: Mapping[str, Any]) -> str:
         if content["pooling"] == "avg"
         else ""
     )
+    if content["settings"]["padding"] != "zero":
+        note += (
+            " Keras' class pads with zeros, these means are for "
+            f"{content['settings']['padding']} padding: pad before each convolution."
+        )
     return (
         f"<p>With keras.applications (preprocess with <code>keras.applications.{name}."
         f"preprocess_input</code>).{note}</p>"

@@ -200,11 +200,11 @@ class InterruptHandler:
     @contextlib.contextmanager
     def defer(self) -> Iterator[InterruptHandler]:
         """Only note the first signal, in `requested`."""
-        self._deferring = True
+        before, self._deferring = self._deferring, True
         try:
             yield self
         finally:
-            self._deferring = False
+            self._deferring = before
 
     def raise_if_requested(self) -> None:
         """Obey a signal that was only noted."""

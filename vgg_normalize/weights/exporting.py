@@ -124,7 +124,9 @@ def write_safetensors(
 ) -> None:
     """Write tensors by name, and a few of the settings as metadata."""
     metadata = {"format": "np"}
-    described = [key for key in ("weights", "pooling", "preprocessing") if key in settings]
+    described = [
+        key for key in ("weights", "pooling", "preprocessing", "padding") if key in settings
+    ]
     metadata |= {key: str(settings[key]) for key in described}
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     path.write_bytes(safetensors.numpy.save(arrays, metadata))  # save_file hides it from others

@@ -14,6 +14,8 @@ from helpers import ROOT, double, whole
 
 from style import __main__ as command
 from style.objective import losses, statistics, terms
+from style.synthesis import sizes
+from style.synthesis.options import style_losses
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +43,8 @@ def gram_sum(f):
     return flat.T @ flat
 
 
-def our_style(layer, weight, f, s):
-    loss = losses.gram()
+def our_style(layer, weight, f, s, loss=None):
+    loss = loss or losses.gram()
     sums = terms.style_sums(loss)
     target = loss.target(sums(whole(double(s[None]))))
     term = terms.style_term(layer, weight, loss, sums, target)
@@ -147,3 +149,34 @@ def test_a_gram_of_means_is_the_sum_over_positions_divided():
 @pytest.mark.parametrize("name", SIZES)
 def test_a_preset_is_for_the_network_that_it_was_published_for(name):
     assert settings(name).model == "vgg19_original"
+
+
+def test_spst_weighs_gram_matrices_means_and_deviations_as_published():
+    chosen = settings("preset_spst")
+    shares = style_losses(chosen.style_loss)
+    assert list(shares) == ["gram", "moments"] and chosen.style_weight == 1
+    for layer, weights in chosen.style_layers:
+        f, s = (features(layer, 64, 48, seed) for seed in (1, 2))
+        flat, flat_style = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (f, s))
+        count, channels = flat.shape
+        grams = [gram_sum(x) / count for x in (f, s)]
+        expected = 1e3 / channels**2 * ((grams[0] - grams[1]) ** 2).mean()
+        for statistic in (np.mean, np.std):
+            ours, theirs = statistic(flat, axis=0), statistic(flat_style, axis=0)
+            expected += 1e4 * ((ours - theirs) ** 2).mean()
+        found = sum(
+            our_style(layer, share * weight, f, s, losses.STYLE_LOSSES[name]())
+            for (name, share), weight in zip(shares.items(), weights, strict=True)
+        )
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_spst_has_its_schedule():
+    chosen = settings("preset_spst")
+    published = [max(600 // 3**scale, 30) for scale in range(5)]
+    for scales in range(2, 6):
+        steps = published[scales - 1]
+        found = sizes.steps_by_size(steps, chosen.coarse_steps, scales)
+        assert found == published[:scales]
+    assert (chosen.scales, chosen.steps) == (2, published[1])
+    assert 512 <= min(sizes.coarse_to_fine((1024, 1024), chosen.scales, 32)[0]) < 1024

@@ -47,6 +47,11 @@ DEFAULTS = {
     "style_weight": None,
     "tv_weight": None,
     "style_loss": "gram",
+    "content_loss": "features",
+    "wrap": False,
+    "padding": None,  # the network's; zero for vgg19
+    "interpolate": 0,
+    "scale_factor": 2.0,
     "init": None,
     "seed": 0,
     "optimizer": "lbfgs",
@@ -65,7 +70,8 @@ DEFAULTS = {
 OTHERS = ("norm_weight", "preview_every", "checkpoint_every")  # of no stated default
 CHOICES = {
     "task": ["transfer", "texture", "inversion", "amalgamation"],
-    "style_loss": list(STYLE_LOSSES),
+    "content_loss": ["features", "neighbors"],
+    "padding": ["zero", "reflect", "replicate", "wrap"],
     "optimizer": ["lbfgs", "adam"],
     "preserve_color": ["none", "luminance", "match"],
 }
@@ -170,7 +176,7 @@ def test_every_flag_of_the_contract_has_its_default():
 def test_the_help_states_the_weights_and_needs_nothing(capsys):
     assert stylise("--help") == 0
     text = capsys.readouterr().out
-    assert "gram" in text and "--style_weight" in text
+    assert all(name in text for name in STYLE_LOSSES) and "--style_weight" in text
     assert "--strength" in text and "(default: '0.5')" in text
 
 
@@ -520,6 +526,8 @@ def whole_run(run_in, tmp_path_factory):
         (("--optimizer=adam",), 0.5),
         (("--scales=2",), 0.3),
         (("--scales=2",), 0.8),
+        (("--style_loss=sliced_wasserstein", "--renew_every=3"), 0.7),
+        (("--content_loss=neighbors", "--renew_every=3", "--scales=2"), 0.8),
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(
@@ -760,8 +768,8 @@ def test_folders_that_are_missing(refused, tmp_path, flag):
     assert "none" in refused(4, f"--{flag}={tmp_path / 'none' / 'file'}")
 
 
-@pytest.mark.parametrize("name", ["run.mp4", "run", "run.gif.png"])
-def test_an_animation_is_a_gif(refused, run, tmp_path, name):
+@pytest.mark.parametrize("name", ["run.avi", "run", "run.gif.png"])
+def test_an_animation_is_named_like_one(refused, run, tmp_path, name):
     assert name in refused(1, f"--animation={tmp_path / name}")
 
 

@@ -712,6 +712,32 @@ def test_an_animation_has_all_frames_in_the_last_ones_size(tmp_path):
         assert file.info["duration"] > 1000  # the last one is held
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".mp4"])
+def test_each_kind_of_animation_holds_its_frames(tmp_path, suffix):
+    if suffix == ".mp4":
+        av = pytest.importorskip("av", reason="av is not installed: pip install '.[video]'")
+    levels, path = [0.1, 0.5, 0.9], tmp_path / f"run{suffix}"
+    animation = Animation(path)
+    for level in levels[:-1]:
+        animation.add(np.full((21, 41, 3), level, np.float32))
+    animation.finish(np.full((21, 41, 3), levels[-1], np.float32))
+    if suffix == ".mp4":
+        with av.open(path) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert frames[0].shape == (20, 40, 3) and len(frames) > 10
+    else:
+        with Image.open(path) as file:
+            frames = []
+            for i in range(file.n_frames):
+                file.seek(i)
+                frames.append(np.asarray(file.convert("RGB")))
+        assert frames[0].shape == (21, 41, 3) and len(frames) == 3
+    for frame, level in zip(frames, levels, strict=False):
+        np.testing.assert_allclose(frame, 255 * level, atol=4)
+    np.testing.assert_allclose(frames[-1], 255 * levels[-1], atol=4)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 # Sizes.
 
 

@@ -11,8 +11,9 @@ import vgg_normalize as vn
 from style.objective import tiling, value_and_gradient
 from style.objective.losses import SAMPLES, STYLE_LOSSES
 from style.optimizers.history import InMemoryHistory
-from style.synthesis import descent, inputs, picture_terms, problem
+from style.synthesis import descent, inputs, picture_terms, sizes
 from style.synthesis.picture_terms import Style
+from style.synthesis.sliced_terms import ComparedLayer
 from vgg_normalize.errors import ImagesError, UsageError
 
 LAYERS = [("first", 1.0), ("second", 2.0)]
@@ -66,7 +67,26 @@ def style_terms(model, *styles, loss="gram", layers=LAYERS, weight=3.0, shape=SH
     ],
 )
 def test_sizes_double_up_to_the_whole_picture(shape, scales, least, expected):
-    assert problem.coarse_to_fine(shape, scales, least) == expected
+    assert sizes.coarse_to_fine(shape, scales, least) == expected
+
+
+def test_sizes_grow_by_any_factor_and_in_steps():
+    roots = sizes.coarse_to_fine((256, 128), 3, 8, factor=2**0.5)
+    assert roots == [(128, 64), (181, 91), (256, 128)]
+    assert sizes.coarse_to_fine((96, 48), 2, 4, multiple=16) == [(48, 32), (96, 48)]
+
+
+@pytest.mark.parametrize(
+    ("coarse", "count", "expected"),
+    [
+        ((), 3, [7, 7, 7]),
+        ((600, 200), 4, [600, 200, 200, 7]),
+        ((600, 200), 2, [600, 7]),
+        ((9,), 1, [7]),
+    ],
+)
+def test_each_size_has_its_steps(coarse, count, expected):
+    assert sizes.steps_by_size(7, coarse, count) == expected
 
 
 def test_noise_is_fixed_by_its_seed_and_grey_on_average():
@@ -240,9 +260,9 @@ def test_a_mask_that_leaves_nothing_is_refused(model, loss):
 def test_fewer_positions_than_samples_are_drawn_again(model):
     assert SHAPE[0] * SHAPE[1] // 4 < SAMPLES
     random = np.random.Generator(np.random.PCG64(0))
-    mask = left(SHAPE, 4)
-    loss = STYLE_LOSSES["mmd_gaussian"]()
-    sums = picture_terms._sums(loss, mask, SHAPE, random)
+    mask = left(SHAPE, 4).astype(np.float64)
+    layer = ComparedLayer("image", 1.0, (*SHAPE, 2), (*SHAPE, 2), mask, mask)
+    sums, _ = picture_terms._sampled_sums(STYLE_LOSSES["mmd_gaussian"](), layer, random)
     # Features that say where they are.
     places = np.stack(np.indices(SHAPE), axis=-1)[None]
     samples = sums(whole(tf.constant(places, tf.float32))).numpy()

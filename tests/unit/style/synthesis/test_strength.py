@@ -11,7 +11,7 @@ from helpers import content_and_style, picture, save_model, stylise
 from PIL import Image
 
 import vgg_normalize as vn
-from style.cli.settings import STYLE_LOSSES
+from style.cli.settings import TRAINING_LOSSES
 from style.images import reading, resizing
 from style.objective import losses, value_and_gradient
 from style.objective import terms as objective
@@ -46,7 +46,15 @@ def log_of(model, folder, tmp_path, *arguments):
 
 
 def test_there_is_a_factor_for_each_loss():
-    assert strength.FACTORS.keys() == losses.STYLE_LOSSES.keys() == set(STYLE_LOSSES)
+    assert strength.FACTORS.keys() == losses.STYLE_LOSSES.keys()
+    assert set(TRAINING_LOSSES) == losses.STYLE_LOSSES.keys() - {"sliced_wasserstein"}
+
+
+def test_the_losses_of_a_sum_share_the_strength_by_their_weights():
+    worths = {"gram": 2.0, "moments": 0.5}
+    weights = strength.style_weights(0.5, {"gram": 3.0, "moments": 1.0}, 4.0, worths)
+    assert weights["gram"] == pytest.approx(0.75 * strength.FACTORS["gram"] * 4.0 / 2.0)
+    assert weights["moments"] == pytest.approx(0.25 * strength.FACTORS["moments"] * 4.0 / 0.5)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 2.0])
@@ -57,10 +65,14 @@ def test_strengths_outside_are_refused(value, tmp_path, capsys):
 
 def test_a_strength_of_a_half_is_the_ratio_of_the_worths():
     factor = strength.FACTORS["gram"]
-    assert strength.style_weight(0.5, "gram", 3.0, 2.0) == pytest.approx(factor * 1.5)
-    assert strength.style_weight(0.8, "gram", 3.0, 2.0) == pytest.approx(factor * 4 * 1.5)
-    assert strength.style_weight(0.5, "gram", 0.0, 2.0) == 1.0
-    assert strength.style_weight(0.5, "gram", 3.0, 0.0) == 1.0
+
+    def style_weight(value, content, style):
+        return strength.style_weights(value, {"gram": 5.0}, content, {"gram": style})["gram"]
+
+    assert style_weight(0.5, 3.0, 2.0) == pytest.approx(factor * 1.5)
+    assert style_weight(0.8, 3.0, 2.0) == pytest.approx(factor * 4 * 1.5)
+    assert style_weight(0.5, 0.0, 2.0) == 1.0
+    assert style_weight(0.5, 3.0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("loss", ["gram", "moments"])
@@ -151,4 +163,4 @@ def test_total_values_are_those_of_the_evaluation(model):
         (value,) = value_and_gradient.total_values(
             network, [(terms, tf.constant(y))], content=tf.constant(x), tile=tile
         )
-        assert value == pytest.approx(float(expected), rel=1e-5)
+        assert sum(value) == pytest.approx(float(expected), rel=1e-5)
