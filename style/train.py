@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = command.defaults(TrainSettings)
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of the command, with the defaults of `TrainSettings`."""
     add = command.adder(values, DEFAULTS)
-    string, integer = flags.DEFINE_string, flags.DEFINE_integer
+    string = flags.DEFINE_string
     add(flags.DEFINE_enum, "method", list(TRAINING), "Kind of network to train.")
     add(
         string,
@@ -29,9 +29,19 @@ def define_flags(values: flags.FlagValues) -> None:
         "VGG of the losses, and AdaIN's encoder: vgg19, vgg19_original, a directory that "
         "vgg_normalize saved, or a weights file.",
     )
-    add(string, "content", "Folder or .tar of content pictures.")
+    add(string, "content", "Content pictures: a folder, a .tar, or tfds:NAME/SPLIT.")
     add(string, "style", "Folder or .tar of style pictures; with cin, each one becomes a style.")
     add(string, "output", "Directory to save the network in.")
+    _define_run_flags(add)
+    _define_optimization_flags(add)
+    _define_loss_flags(add)
+    _define_device_flags(add)
+    define_checkpoint_flags(add)
+
+
+def _define_run_flags(add: Add) -> None:
+    """What is read, and what shows how a training goes."""
+    string, integer = flags.DEFINE_string, flags.DEFINE_integer
     add(flags.DEFINE_bool, "overwrite", "Replace an existing output once the new one is complete.")
     add(integer, "size", "Side of the random crops, in pixels.", lower_bound=16)
     add(
@@ -41,8 +51,6 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
     )
     add(integer, "batch_size", "Pictures per batch.", lower_bound=1)
-    _define_optimization_flags(add)
-    _define_loss_flags(add)
     add(integer, "seed", "Random seed for weights, order and crops.", lower_bound=0)
     add(
         integer,
@@ -53,7 +61,30 @@ def define_flags(values: flags.FlagValues) -> None:
     add(string, "tensorboard", "Directory for TensorBoard logs.")
     add(string, "preview", "Picture file that shows fixed contents in fixed styles.")
     add(integer, "preview_every", "Steps between previews.", lower_bound=1)
-    define_checkpoint_flags(add)
+
+
+def _define_device_flags(add: Add) -> None:
+    """Which devices compute, and how precisely."""
+    add(
+        flags.DEFINE_enum,
+        "precision",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Precision of the networks' layers, by Keras' policies; weights, statistics and losses stay in "
+        "float32, and so does what is saved.",
+    )
+    add(
+        flags.DEFINE_enum,
+        "strategy",
+        ["auto", "one", "mirrored", "multiworker"],
+        "Devices that share each batch. auto: all GPUs if there are several, the workers of TF_CONFIG "
+        "if it is set, else one device.",
+    )
+    add(
+        flags.DEFINE_integer,
+        "logical_cpus",
+        "Split the CPU into this many logical devices, to try --strategy=mirrored (0: do not split).",
+        lower_bound=0,
+    )
 
 
 def _define_optimization_flags(add: Add) -> None:

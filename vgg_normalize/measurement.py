@@ -104,7 +104,7 @@ def measure(
     if not state.sums.images:
         raise ImagesError(
             f"Expected readable images. Received: none of the {source.total} under "
-            f"{source.name!r} can be read. Check --images."
+            f"{source.name!r} can be read. Check the path."
         )
     yield state
 

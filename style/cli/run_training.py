@@ -14,7 +14,7 @@ from style.cli.settings import TrainSettings
 from style.cli.trainer import Trainer, last_good_folder
 from style.images import writing
 from vgg_normalize.errors import OutputError, UsageError
-from vgg_normalize.runtime import staging
+from vgg_normalize.runtime import devices, staging
 from vgg_normalize.runtime.progress import InterruptHandler, say
 
 
@@ -36,17 +36,33 @@ def run(settings: TrainSettings, stop: InterruptHandler) -> None:
         raise UsageError("Expected --checkpoint with --resume. Received: none. Name it.")
     if settings.preview is not None:
         writing.require_writable(settings.preview)
+    if settings.logical_cpus:
+        devices.split_cpu(settings.logical_cpus)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    strategy = devices.strategy(settings.strategy)
+    if not devices.is_chief(strategy):
+        _help(settings, strategy, stop)
+        return
     with contextlib.ExitStack() as locks:
         if settings.checkpoint is not None:
             folder = Path(settings.checkpoint)
             locks.enter_context(staging.locked(folder, "a folder for checkpoints", "--checkpoint"))
         _require_free(settings)
-        tf.config.experimental.enable_tensor_float_32_execution(False)
         if _is_finished(settings):
             say(f"{settings.output} is finished: nothing to do.")
             return
-        _train(settings, stop)
+        _train(settings, strategy, stop)
     say(f"saved in {settings.output}")
+
+
+def _help(
+    settings: TrainSettings, strategy: tf.distribute.Strategy | None, stop: InterruptHandler
+) -> None:
+    """Take the same steps as the chief, which alone writes."""
+    settings = dataclasses.replace(
+        settings, log=None, tensorboard=None, preview=None, checkpoint=None
+    )
+    Trainer(settings, strategy).train(stop)
 
 
 def _require_free(settings: TrainSettings) -> None:
@@ -79,10 +95,12 @@ def _is_finished(settings: TrainSettings) -> bool:
         return Trainer(settings).mark_finished(stage.target)
 
 
-def _train(settings: TrainSettings, stop: InterruptHandler) -> None:
+def _train(
+    settings: TrainSettings, strategy: tf.distribute.Strategy | None, stop: InterruptHandler
+) -> None:
     """Do the work, with the folder of checkpoints held."""
     with staging.staging(settings.output, overwrite=settings.overwrite, resume=False) as stage:
-        trainer = Trainer(settings)
+        trainer = Trainer(settings, strategy)
         trainer.train(stop)
         with staging.guard_writes(stage.new):
             folder = stage.empty_new()

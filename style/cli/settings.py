@@ -79,6 +79,9 @@ class TrainSettings:
     style_weight: float | None = None
     tv_weight: float = 0.0
     seed: int = 0
+    precision: str = "float32"
+    strategy: str = "auto"
+    logical_cpus: int = 0
     max_skipped: int = 0
     log: str | None = None
     tensorboard: str | None = None
@@ -94,6 +97,7 @@ class TrainSettings:
 TRAINING_CHECKPOINT_IGNORED = (
     *("output", "overwrite", "log", "tensorboard", "preview", "preview_every", "checkpoint"),
     *("checkpoint_every", "resume", "steps", "learning_rate", "model", "content", "style"),
+    *("strategy", "logical_cpus"),
 )
 
 

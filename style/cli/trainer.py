@@ -18,17 +18,22 @@ from style.cli.log import Log
 from style.cli.settings import TRAINING_CHECKPOINT_IGNORED, TrainSettings
 from style.cli.tensorboard_writer import TensorBoardWriter
 from style.cli.training_checkpoint import TrainingCheckpoint
-from style.cli.training_pictures import open_pictures
+from style.cli.training_pictures import Places, TrainingPictures
 from style.cli.training_preview import save_preview
 from style.feedforward import networks, saved_network, training
 from style.feedforward.networks import Network
+from style.feedforward.precision import precision, with_precision
 from style.synthesis.defaults import resolve_layers
 from style.synthesis.options import CONTENT_LAYERS, STYLE_LAYERS
-from vgg_normalize.errors import NumericalError, UsageError
+from vgg_normalize.distributed import Workers
+from vgg_normalize.errors import DevicesError, NumericalError, UsageError
 from vgg_normalize.networks import chain
 from vgg_normalize.runtime import checkpoint
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
 from vgg_normalize.weights import exporting
+
+# What TensorFlow raises where another process has gone.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 def last_good_folder(output: str) -> Path:
@@ -42,47 +47,62 @@ class Trainer:
 
     Args:
         settings: What `style.train` was asked for, with --resize, --steps and the like filled in.
+        strategy: Devices that share each batch; None: one device.
 
     Raises:
         Error: The network, the pictures or the settings do not fit.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(
+        self, settings: TrainSettings, strategy: tf.distribute.Strategy | None = None
+    ) -> None:
+        self.workers = Workers.of(strategy or tf.distribute.get_strategy())
+        self.replicas = strategy.num_replicas_in_sync if strategy else 1
+        if settings.batch_size % self.replicas:
+            raise UsageError(
+                f"Expected --batch_size a multiple of {self.replicas}, the devices that share it. "
+                f"Received: {settings.batch_size}. Correct it."
+            )
         Heartbeat.doing("loading the network")
-        self.model = models.load(settings.model, say)
+        self.model = with_precision(models.load(settings.model, say), settings.precision)
         self.settings = settings = _resolve_losses(settings, self.model)
-        self.pictures = open_pictures(settings)
+        self.pictures = TrainingPictures(settings)
         config = _loss_config(settings)
         self.style_names: list[str] = []
         targets = None
         if settings.method == "cin":
             Heartbeat.doing("measuring the styles")
-            self.style_names, styles = self.pictures.fixed_styles(settings.size)
+            self.style_names, styles = self.pictures.fixed_styles()
             targets = training.style_targets(self.model, config, styles)
         Heartbeat.doing("building the network")
-        self.network = self._build_network()
+        with precision(settings.precision):
+            self.network = self._build_network(self.model)
         if settings.size % self.network.stride:
             raise UsageError(
                 f"Expected --size a multiple of {self.network.stride}, the stride of this network. "
                 f"Received: {settings.size}. Correct it."
             )
         rate = training.schedule(settings.learning_rate or 0.0, settings.decay or 0.0)
-        optimizer = keras.optimizers.Adam(rate)
+        optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
+        if settings.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.step = training.step_function(
-            self.network, self.model, config, optimizer, targets=targets
+            self.network, self.model, config, optimizer, targets=targets, strategy=strategy
         )
+        self.variables = [*self.network.variables, *optimizer.variables]
         self.checkpoint = self._open_checkpoint(optimizer)
         self.done = 0  # steps
+        self.places: Places = (0, 0)  # where the streams of pictures go on
         self.seconds = 0.0  # that they took, with those before the checkpoint
         self.saved = 0  # steps of which there is a checkpoint
 
-    def _build_network(self) -> Network:
+    def _build_network(self, model: keras.Model) -> Network:
         settings = self.settings
         style_names = tuple(name for name, _ in settings.style_layers)
         builders: dict[str, Callable[[], Network]] = {
-            "adain": lambda: networks.adain(self.model, seed=settings.seed),
+            "adain": lambda: networks.adain(model, seed=settings.seed),
             "encoder": lambda: networks.style_encoder(
-                self.model, layers=style_names, seed=settings.seed
+                model, layers=style_names, seed=settings.seed
             ),
             "cin": lambda: networks.cin(len(self.style_names), seed=settings.seed),
         }
@@ -98,6 +118,7 @@ class Trainer:
             if name not in TRAINING_CHECKPOINT_IGNORED
         }
         bound |= {**self.pictures.digests(), "weights": exporting.weights_digest(self.model)}
+        bound["replicas"] = self.replicas
         return TrainingCheckpoint(
             self.settings.checkpoint,
             self.network.variables,
@@ -126,8 +147,15 @@ class Trainer:
         board = TensorBoardWriter(self.settings.tensorboard)
         self._restore()
         first = self.done
-        with stop.defer(), Log(self.settings.log, lambda line: line["step"] < first) as log:
-            finite = self._run_steps(stop, log, board)
+        try:
+            with stop.defer(), Log(self.settings.log, lambda line: line["step"] < first) as log:
+                finite = self._run_steps(stop, log, board)
+        except LOST as error:
+            raise DevicesError(
+                "Expected all workers to go on. Received: a worker was lost "
+                f"({' '.join(str(error.message).split())[:120]}). Start all of them again with "
+                "--checkpoint and --resume."
+            ) from error
         if stop.requested and self.checkpoint is not None:
             say(f"interrupted after {self.saved} steps; go on with --resume")
         stop.raise_if_requested()
@@ -139,12 +167,29 @@ class Trainer:
     def _restore(self) -> None:
         """Go on from the checkpoint, or forget it where that is not asked for."""
         if self.checkpoint is None:
-            return
-        if self.settings.resume:
-            self.done, self.seconds = self.checkpoint.restore(self.settings.steps or 0)
+            pass
+        elif self.settings.resume:
+            self.done, self.seconds, self.places = self.checkpoint.restore(self.settings.steps or 0)
             self.saved = self.done
         else:
             self.checkpoint.forget()
+        if self.workers.count > 1:
+            self._receive()
+
+    def _receive(self) -> None:
+        """Take over where the chief stands; it alone has read a checkpoint."""
+        sizes = [int(np.prod(v.shape)) for v in self.variables]
+        mine = np.zeros(4 + sum(sizes))
+        if self.workers.index == 0:
+            flat = [np.asarray(v, np.float64).ravel() for v in self.variables]
+            mine = np.concatenate([[self.done, self.seconds, *self.places], *flat])
+        chiefs = self.workers.all_reduce(mine)
+        self.done, self.seconds = int(chiefs[0]), float(chiefs[1])
+        self.saved, self.places = self.done, (int(chiefs[2]), int(chiefs[3]))
+        for variable, part in zip(
+            self.variables, np.split(chiefs[4:], np.cumsum(sizes)[:-1]), strict=True
+        ):
+            variable.assign(part.reshape(variable.shape))
 
     def _run_steps(self, stop: InterruptHandler, log: Log, board: TensorBoardWriter) -> bool:
         """Steps until none is left, a signal came or a loss is not finite; whether all are."""
@@ -152,7 +197,9 @@ class Trainer:
         progress = Progress(steps, self.done, title="training", unit="step")
         began = time.monotonic() - self.seconds
         finite = True
-        for content, style in self.pictures.batches(settings, self.done, steps):
+        batches = self.pictures.batches(self.places)
+        while self.done < steps:
+            content, style, places = next(batches)
             terms = {name: float(value) for name, value in self.step(content, style).items()}
             loss = terms.pop("loss")
             self.seconds = time.monotonic() - began
@@ -162,7 +209,7 @@ class Trainer:
             seconds = round(self.seconds, 4)
             log.write({"step": self.done, "seconds": seconds, "loss": loss, "terms": terms})
             board.write(self.done, {"loss": loss, **terms})
-            self.done += 1
+            self.done, self.places = self.done + 1, places
             progress.update(self.done, f"loss {loss:.5g}")
             if settings.preview and (self.done % settings.preview_every == 0 or self.done == steps):
                 save_preview(settings.preview, self.network, self.pictures, settings.size)
@@ -192,15 +239,19 @@ class Trainer:
     def save_checkpoint(self, *, finished: bool = False) -> None:
         """Write the checkpoint, if one is asked for."""
         if self.checkpoint is not None:
-            self.checkpoint.save(self.done, self.seconds, finished=finished)
+            self.checkpoint.save(self.done, self.seconds, self.places, finished=finished)
             self.saved = self.done
 
     def save(self, folder: Path) -> None:
         """Write the network into a new directory."""
         settings = dataclasses.asdict(self.settings)
-        saved_network.save(
-            self.network, self.model, folder, styles=self.style_names, settings=settings
-        )
+        network, model = self.network, self.model
+        if self.settings.precision != "float32":
+            model = with_precision(model, "float32")
+            network = self._build_network(model)
+            for variable, trained in zip(network.variables, self.network.variables, strict=True):
+                variable.assign(trained)
+        saved_network.save(network, model, folder, styles=self.style_names, settings=settings)
 
 
 def _resolve_losses(settings: TrainSettings, model: keras.Model) -> TrainSettings:

@@ -48,12 +48,15 @@ class TrainingCheckpoint:
         self._weight_count = len(weights)
         self._variables = [*weights, *state]
 
-    def save(self, step: int, seconds: float, *, finished: bool = False) -> None:
+    def save(
+        self, step: int, seconds: float, places: tuple[int, int], *, finished: bool = False
+    ) -> None:
         """Write the variables after `step` steps.
 
         Args:
             step: How many steps were done.
             seconds: The time that they took.
+            places: Where the streams of pictures go on.
             finished: The network is saved as well: a new run may replace this checkpoint.
 
         Raises:
@@ -61,6 +64,7 @@ class TrainingCheckpoint:
         """
         arrays = {f"variable{i}": np.asarray(v) for i, v in enumerate(self._variables)}
         arrays |= {"step": np.array(step), "seconds": np.array(seconds)}
+        arrays["places"] = np.array(places)
         checkpoint.save(self._path, arrays, self._fingerprint, finished=finished)
 
     def forget(self) -> None:
@@ -75,20 +79,21 @@ class TrainingCheckpoint:
         """
         shapes = {f"variable{i}": tuple(v.shape) for i, v in enumerate(self._variables)}
         arrays, complaints = checkpoint.load(
-            self._path, self._fingerprint, {**shapes, "step": (), "seconds": ()}
+            self._path, self._fingerprint, {**shapes, "step": (), "seconds": (), "places": (2,)}
         )
         for complaint in complaints:
             say(complaint)
         return arrays
 
-    def restore(self, steps: int) -> tuple[int, float]:
+    def restore(self, steps: int) -> tuple[int, float, tuple[int, int]]:
         """Set the variables to those of the checkpoint, if there is one.
 
         Args:
             steps: How many steps the run is asked for.
 
         Returns:
-            The steps that are done, and the seconds that they took.
+            The steps that are done, the seconds that they took, and where the streams of pictures go
+            on.
 
         Raises:
             OutputError: The checkpoint is of a training with other settings or pictures.
@@ -97,7 +102,7 @@ class TrainingCheckpoint:
         arrays = self.load()
         if arrays is None:
             say("no checkpoint to go on from: starting afresh")
-            return 0, 0.0
+            return 0, 0.0, (0, 0)
         done = int(arrays["step"])
         if done > steps:
             raise UsageError(
@@ -110,7 +115,8 @@ class TrainingCheckpoint:
             say(f"finished after {done} steps; raise --steps to go on")
         else:
             say(f"going on after {done} steps")
-        return done, float(arrays["seconds"])
+        content_place, style_place = arrays["places"].tolist()
+        return done, float(arrays["seconds"]), (content_place, style_place)
 
     def weights(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Those arrays of a checkpoint that are the network's weights."""

@@ -1,138 +1,97 @@
-"""The content and style pictures of a training: which of them are used, and in which order."""
+"""The content and style pictures of a training, and the order in which they are used."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from style.cli.settings import TrainSettings
-from style.feedforward import data
+from style.feedforward import crop_stream, data
+from style.feedforward.crop_stream import CropStream
 from style.images import resizing
 from vgg_normalize.data import sources
 from vgg_normalize.data.sources import Source
 from vgg_normalize.errors import ImagesError
 from vgg_normalize.runtime.progress import Heartbeat, say
 
-# Steps whose pictures are listed at once: the list of millions of steps would fill the memory.
-CHUNK_STEPS = 2000
+# Where the streams of contents and of styles go on.
+Places = tuple[int, int]
+# A content batch, a style batch, and the places behind them.
+Batch = tuple[Any, Any, Places]
 
 
-class Pictures(NamedTuple):
-    """The pictures of a folder that are large enough.
+class TrainingPictures:
+    """What a network is trained on.
 
-    Attributes:
-        source: All pictures of the folder.
-        indices: Which of them are used.
+    Args:
+        settings: What `style.train` was asked for.
+
+    Raises:
+        ImagesError: There are no pictures.
     """
 
-    source: Source
-    indices: np.ndarray
-
-    def read(self, count: int | None = None) -> list[tuple[str, bytes]]:
-        """The names and encoded bytes of the first so many pictures; None: of all."""
-        return [self.source.read(int(index)) for index in self.indices[:count]]
-
-    def dataset(self, settings: TrainSettings, examples: tuple[int, int], seed: int) -> Any:
-        """Random crops [B, size, size, 3] of the examples from the first number to the last."""
-        order = data.example_order(len(self.indices), *examples, seed)
-        return data.random_crops(
-            self.source,
-            self.indices[order],
-            first=examples[0],
-            seed=seed,
-            size=settings.size,
-            resize=settings.resize or settings.size,
-            batch_size=settings.batch_size,
-        )
-
-
-class TrainingPictures(NamedTuple):
-    """What a network is trained on."""
-
-    contents: Pictures
-    styles: Pictures
+    def __init__(self, settings: TrainSettings) -> None:
+        Heartbeat.doing("listing the pictures")
+        self._settings = settings
+        self.contents = _open("--content", settings.content, settings, 2 * settings.seed)
+        self.styles = _open("--style", settings.style, settings, 2 * settings.seed + 1)
+        self._fixed = 0
 
     def digests(self) -> dict[str, str]:
         """SHA-256 sums that tell other pictures apart."""
-        chosen = self.contents.indices.tobytes() + self.styles.indices.tobytes()
-        return {
-            "contents": self.contents.source.sha256,
-            "styles": self.styles.source.sha256,
-            "chosen": hashlib.sha256(chosen).hexdigest(),
-        }
+        return {"contents": self.contents.source.sha256, "styles": self.styles.source.sha256}
 
-    def fixed_styles(self, size: int) -> tuple[list[str], list[np.ndarray]]:
-        """Names and pixels [H, W, 3] of all styles; the short side is at least `size` pixels."""
+    def fixed_styles(self) -> tuple[list[str], list[np.ndarray]]:
+        """Names and pixels [H, W, 3] of all styles; the short side is at least --size pixels.
+
+        From now on batches hold their indices in place of pictures.
+        """
         names, pixels = [], []
-        for name, encoded in self.styles.read():
+        for name, encoded in self.styles.usable():
             style = data.decode_pixels(encoded)
             short, long = sorted(style.shape[:2])
             names.append(name)
-            pixels.append(resizing.fit(style, size * max(2, long / short)))
+            pixels.append(resizing.fit(style, self._settings.size * max(2, long / short)))
+        self._fixed = len(names)
         return names, pixels
 
-    def batches(self, settings: TrainSettings, first: int, last: int) -> Iterator[tuple[Any, Any]]:
-        """(contents, styles) of the steps from number `first` to before `last`.
+    def batches(self, places: Places) -> Iterator[Batch]:
+        """Batches from these places on, without end: contents and styles [B, size, size, 3].
 
-        Both are [B, size, size, 3]; for the method cin the styles are indices [B].
+        With fixed styles their indices [B] instead.
         """
-        for begin in range(first, last, CHUNK_STEPS):
-            end = min(begin + CHUNK_STEPS, last)
-            yield from self._chunk(
-                settings, (begin * settings.batch_size, end * settings.batch_size)
-            )
-
-    def _chunk(
-        self, settings: TrainSettings, examples: tuple[int, int]
-    ) -> Iterator[tuple[Any, Any]]:
-        content_seed, style_seed = 2 * settings.seed, 2 * settings.seed + 1
-        contents = self.contents.dataset(settings, examples, content_seed)
-        if settings.method == "cin":
-            order = data.example_order(len(self.styles.indices), *examples, style_seed)
-            indices = tf.data.Dataset.from_tensor_slices(order.astype(np.int32))
-            styles = indices.batch(settings.batch_size)
-        else:
-            styles = self.styles.dataset(settings, examples, style_seed)
-        return data.zip_batches(contents, styles)
+        size = self._settings.batch_size
+        if not self._fixed:
+            yield from crop_stream.zip_batches(self.contents, self.styles, places, size)
+            return
+        place = places[1]
+        for content, after in crop_stream.iterate(self.contents, places[0], size):
+            seed = 2 * self._settings.seed + 1
+            order = data.example_order(self._fixed, place, place + size, seed)
+            place += size
+            yield content, tf.constant(order, tf.int32), (after, place)
 
 
-def open_pictures(settings: TrainSettings) -> TrainingPictures:
-    """List and check all pictures of --content and --style.
-
-    Raises:
-        ImagesError: There are none, or too many of them cannot be read.
-    """
-    Heartbeat.doing("reading the pictures")
-    return TrainingPictures(
-        _open("--content", settings.content, settings), _open("--style", settings.style, settings)
+def _open(flag: str, path: str, settings: TrainSettings, seed: int) -> CropStream:
+    return CropStream(
+        _open_source(flag, path),
+        size=settings.size,
+        resize=settings.resize or settings.size,
+        seed=seed,
+        max_skipped=settings.max_skipped,
+        report=lambda line: say(f"{path}: {line}"),
     )
 
 
-def _open(flag: str, path: str, settings: TrainSettings) -> Pictures:
-    source = _open_source(flag, path)
-    indices, complaints = data.usable_images(source, settings.size, settings.max_skipped)
-    if complaints:
-        say(f"{path}: {len(complaints)} left out, for example {complaints[0]}")
-    return Pictures(source, indices)
-
-
 def _open_source(flag: str, path: str) -> Source:
-    if path.startswith("tfds:"):
+    named = path.startswith("tfds:") or path == "sample"
+    if not named and not os.path.exists(os.path.expanduser(path)):
         raise ImagesError(
-            f"Expected a folder or a .tar, whose pictures can be read in any order. Received: "
-            f"{path!r}. Export it to a folder."
+            f"Expected a folder, a .tar or tfds:NAME/SPLIT. Received: {path!r}, which does not "
+            f"exist. Check {flag}."
         )
-    if path != "sample" and not os.path.exists(os.path.expanduser(path)):
-        raise ImagesError(
-            f"Expected a folder or a .tar. Received: {path!r}, which does not exist. Check {flag}."
-        )
-    try:
-        return sources.open_source(path)
-    except ImagesError as error:
-        # `sources` names the flag by which `vgg_normalize` is given pictures.
-        raise ImagesError(str(error).replace("--images", flag)) from error
+    return sources.open_source(path)

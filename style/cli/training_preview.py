@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from style.cli.training_pictures import Pictures, TrainingPictures
+from style.cli.training_pictures import TrainingPictures
 from style.feedforward import data
+from style.feedforward.crop_stream import CropStream
 from style.feedforward.networks import Network
 from style.images import writing
 
@@ -24,7 +25,8 @@ def save_preview(path: str, network: Network, pictures: TrainingPictures, size: 
     """
     contents, styles = _squares(pictures.contents, size), _squares(pictures.styles, size)
     if network.code is None:
-        codes = np.eye(len(pictures.styles.indices), dtype=np.float32)[: len(styles)]
+        count = network.transform.input["code"].shape[-1]
+        codes = np.eye(count, dtype=np.float32)[: len(styles)]
     else:
         codes = network.code(styles).numpy()
     columns = [contents]
@@ -38,7 +40,7 @@ def save_preview(path: str, network: Network, pictures: TrainingPictures, size: 
     writing.save(path, np.clip(sheet, 0, 1))  # an untrained network is far outside
 
 
-def _squares(pictures: Pictures, size: int) -> np.ndarray:
+def _squares(pictures: CropStream, size: int) -> np.ndarray:
     """The middles of the first pictures, [N, size, size, 3]."""
-    encoded = [encoded for _, encoded in pictures.read(PREVIEW_COUNT)]
+    encoded = [encoded for _, encoded in pictures.usable(PREVIEW_COUNT)]
     return np.stack([data.center_square(picture, size) for picture in encoded])

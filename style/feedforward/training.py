@@ -59,7 +59,7 @@ def style_targets(
         config: The objective.
         styles: Pictures [H, W, 3] in [0, 1], each of any size.
     """
-    extract = feature_extractor(model, [name for name, _ in config.style_layers])
+    extract = precise_features(model, [name for name, _ in config.style_layers])
     loss = config.make_style_loss()
     function = tf.function(
         lambda x: _targets(loss, extract(x), config.style_layers),
@@ -68,6 +68,16 @@ def style_targets(
     )
     targets = [function(tf.constant(style[None], tf.float32)) for style in styles]
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *targets)
+
+
+def precise_features(
+    model: keras.Model, names: Sequence[str]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Image -> features of these layers in float32, in whatever precision the model computes."""
+    extract = feature_extractor(model, names)
+    return lambda image: {
+        name: tf.cast(layer, tf.float32) for name, layer in extract(image).items()
+    }
 
 
 def _targets(loss: StyleLoss, features: Any, layers: Layers) -> list[Any]:
@@ -110,12 +120,13 @@ def objective(
     )
     content_names = [str(name) for name, _ in content_layers]
     style_names = [name for name, _ in config.style_layers]
-    extract = feature_extractor(model, [*content_names, *style_names])
-    extract_content = feature_extractor(model, content_names)
+    extract = precise_features(model, [*content_names, *style_names])
+    extract_content = precise_features(model, content_names)
     loss = config.make_style_loss()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:
         outputs = network.transform({"content": content, "code": code})
+        outputs = {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
         features = extract(outputs["image"])
         if network.target_layer:
             expected = {network.target_layer: outputs["target"]}
@@ -163,6 +174,8 @@ class TrainingStep:
         compute_gradients: (content, style) -> total, {term: value}, gradients.
         variables: The weights that are learnt.
         optimizer: Built for `variables`.
+        strategy: Devices that share each batch equally, of which each computes the gradients of its
+            part; their mean is that of the batch.  All processes then take the same step.
     """
 
     def __init__(
@@ -170,8 +183,10 @@ class TrainingStep:
         compute_gradients: Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]],
         variables: list[Any],
         optimizer: keras.optimizers.Optimizer,
+        strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         self._compute_gradients, self._optimizer = compute_gradients, optimizer
+        self._strategy = strategy
         self._variables = variables
         self._last_good: list[tf.Variable] = []
         self._graph = tf.function(self._step, autograph=False)
@@ -180,11 +195,36 @@ class TrainingStep:
         if not self._last_good:
             # Only now: a checkpoint may have been loaded since this was made.
             self._last_good = [tf.Variable(v.value, trainable=False) for v in self._variables]
-        return self._graph(content, style)
+        return self._graph(self._share(content), self._share(style))
+
+    def _share(self, batch: tf.Tensor) -> Any:
+        """A batch [B, ...], or with a strategy the part of each device."""
+        if self._strategy is None:
+            return batch
+        size = batch.shape[0] // self._strategy.num_replicas_in_sync
+
+        def part(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+            first = context.replica_id_in_sync_group * size
+            return batch[first : first + size]
+
+        return self._strategy.experimental_distribute_values_from_function(part)
+
+    def _mean_gradients(self, content: Any, style: Any) -> Any:
+        """What `compute_gradients` gives, averaged over the devices."""
+        if self._strategy is None:
+            return self._compute_gradients(content, style)
+        of_each = self._strategy.run(self._compute_gradients, (content, style))
+        mean = tf.distribute.ReduceOp.MEAN
+        return tf.nest.map_structure(
+            lambda value: self._strategy.reduce(mean, value, axis=None), of_each
+        )
 
     def _step(self, content: tf.Tensor, style: tf.Tensor) -> dict[str, tf.Tensor]:
-        total, terms, gradients = self._compute_gradients(content, style)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        total, terms, gradients = self._mean_gradients(content, style)
+        # A loss that is scaled may overflow: its optimizer then skips the step and lowers the scale.
+        finite = tf.constant(True)
+        if not isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
 
         def update() -> tf.Tensor:
             for copy, variable in zip(self._last_good, self._variables, strict=True):
@@ -208,6 +248,7 @@ def step_function(
     optimizer: keras.optimizers.Optimizer,
     *,
     targets: list[Any] | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> TrainingStep:
     """A step of training of a network.
 
@@ -218,10 +259,11 @@ def step_function(
         optimizer: A Keras optimizer; it is built here.
         targets: What `style_targets` gives for fixed styles; the step then takes the styles'
             indices [B] in place of pictures [B, H, W, 3].
+        strategy: Devices that share each batch.
     """
     terms = objective(network, model, config)
     loss = config.make_style_loss()
-    extract = feature_extractor(
+    extract = precise_features(
         model, [*network.code_layers, *(name for name, _ in config.style_layers)]
     )
     variables = network.variables
@@ -240,6 +282,7 @@ def step_function(
                 code = network.encode_features(features)
             values = terms(content, code, batch_targets)
             total = tf.add_n(list(values.values()))
-        return total, values, tape.gradient(total, [v.value for v in variables])
+            scaled = optimizer.scale_loss(total)
+        return total, values, tape.gradient(scaled, [v.value for v in variables])
 
-    return TrainingStep(compute_gradients, variables, optimizer)
+    return TrainingStep(compute_gradients, variables, optimizer, strategy)

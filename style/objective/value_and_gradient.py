@@ -64,49 +64,53 @@ def make_total_sums(
     return evaluation.traced_once(lambda picture: tiles.sum_over_tiles(of_tile, tiling, picture))
 
 
-def total_values(
+def make_total_values(
     model: keras.Model,
-    groups: Sequence[tuple[Sequence[Term], tf.Tensor]],
+    groups: Sequence[Sequence[Term]],
+    shape: tuple[int, int],
     *,
-    content: tf.Tensor,
     tile: int = 0,
-) -> list[list[float]]:
-    """For each group of terms what each of them adds to the objective at a picture.
+) -> Callable[[tf.Tensor, Sequence[tf.Tensor]], list[list[float]]]:
+    """(content, a picture for each group) -> what each term adds to the objective there, traced once.
 
     Args:
         model: A chain of layers.
-        groups: Terms, and the picture [1, H, W, 3] at which they are evaluated.
-        content: The picture that terms compare with, [1, H, W, 3].
+        groups: Terms, which are evaluated at one picture.
+        shape: Height and width of all pictures [1, H, W, 3] in pixels.
         tile: Pixels a side of the tiles, see `tiling.make_tiling`; 0: the whole picture.
     """
-    names = [term.layer for terms, _ in groups for term in terms]
-    compared = {term.layer for terms, _ in groups for term in terms if term.compares}
-    tiling = tiles.make_tiling(model, names, tuple(content.shape[1:3]), tile)
+    names = [term.layer for terms in groups for term in terms]
+    compared = {term.layer for terms in groups for term in terms if term.compares}
+    tiling = tiles.make_tiling(model, names, shape, tile)
     kernels: dict[str, Convolve] = {}
     extractors = [
-        feature_extractor(model, [t.layer for t in terms], kernels=kernels) for terms, _ in groups
+        feature_extractor(model, [t.layer for t in terms], kernels=kernels) for terms in groups
     ]
     content_features = feature_extractor(model, sorted(compared), kernels=kernels)
 
     def of_tile(content: tf.Tensor, pictures: Sequence[tf.Tensor], i: tf.Tensor) -> list[Any]:
         references = content_features(windows.crop_window(content, tiling, i)) if compared else {}
         sums = []
-        for (terms, _), picture, features in zip(groups, pictures, extractors, strict=True):
+        for terms, picture, features in zip(groups, pictures, extractors, strict=True):
             window = windows.crop_window(picture, tiling, i)
             owned = tiles.tile_features(features(window), references, tiling, i)
             sums.append(evaluation.sums_of(terms, owned))
         return sums
 
-    def values(content: tf.Tensor, pictures: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
-        sums = tiles.sum_over_tiles(of_tile, tiling, content, pictures)
+    def values(pictures: tf.Tensor) -> list[list[tf.Tensor]]:
+        content, *others = tf.split(pictures, pictures.shape[0])
+        sums = tiles.sum_over_tiles(of_tile, tiling, content, others)
         return [
-            evaluation.values_of(terms, totals)
-            for (terms, _), totals in zip(groups, sums, strict=True)
+            evaluation.values_of(terms, totals) for terms, totals in zip(groups, sums, strict=True)
         ]
 
-    traced = tf.function(values, autograph=False)
-    found = traced(content, [picture for _, picture in groups])
-    return [[float(value) for value in group] for group in found]
+    traced = evaluation.traced_once(values)
+
+    def call(content: tf.Tensor, pictures: Sequence[tf.Tensor]) -> list[list[float]]:
+        found = traced(tf.concat([content, *pictures], 0))
+        return [[float(value) for value in group] for group in found]
+
+    return call
 
 
 def make_value_and_gradient(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -54,13 +54,11 @@ class Problem:
         cache: Cache | None = None,
     ) -> None:
         self._cache = Cache() if cache is None else cache
-        padding = options.padding or "zero"
-        model = self._cache.get(
-            ("network", id(model), padding), lambda: borders.with_padding(model, padding)
-        )
+        key = ("network", id(model), options.padding)
+        model = self._cache.get(key, lambda: borders.with_padding(model, options.padding or "zero"))
         self.options, self.model, self.inputs = options, model, inputs
         self._digest = "" if cache is None else inputs.digest()
-        # Of what the objective is made of besides the content, if it does not touch the styles.
+        # Of what the objective is made of besides the content, which may recolour the styles.
         self._style_digest = self._digest
         if cache is not None and options.preserve_color == "none":
             self._style_digest = inputs.digest(content=False)
@@ -112,8 +110,7 @@ class Problem:
     ) -> Optimizer:
         """What `make` makes of the objective at one size.
 
-        Where only the content differs from that of a problem with the same cache, it is the same one,
-        with its graphs, which from now on stands for this problem.
+        The same one with its graphs where only the content differs from an earlier problem's.
         """
         if not self._graphs_are_shared:
             return make(self.evaluate(shape))
@@ -122,17 +119,19 @@ class Problem:
             objective = self.evaluate(shape)
             return objective, make(objective)
 
-        objective, optimizer = self._cache.get(self._key("graphs", shape), make_both)
+        objective, optimizer = self._reused("graphs", shape, make_both)
         objective.compare_with(picture_terms.as_batch(self.inputs.content(shape)))
         weights = self.style_weights(shape)
         for name, scale in self._scales(shape).items():
             scale.assign(weights[name])
         return optimizer
 
-    def _key(self, what: str, shape: tuple[int, int]) -> Hashable:
-        """A key of what depends on all options, and on all pictures besides the content."""
+    def _reused(self, what: str, shape: tuple[int, int], make: Callable[[], Any]) -> Any:
+        """What `make` gives, or what it gave a problem that differs in the content only."""
+        if not self._graphs_are_shared:
+            return make()
         options = [getattr(self.options, field.name) for field in dataclasses.fields(Options)]
-        return (what, shape, id(self.model), self._style_digest, *options)
+        return self._cache.get((what, shape, id(self.model), self._style_digest, *options), make)
 
     def _scales(self, shape: tuple[int, int]) -> dict[str, tf.Variable]:
         """The weight of each style loss, as the graphs read it."""
@@ -141,9 +140,7 @@ class Problem:
             weights = self.style_weights(shape).items()
             return {name: tf.Variable(w, trainable=False, dtype=tf.float64) for name, w in weights}
 
-        return (
-            self._cache.get(self._key("scales", shape), make) if self._graphs_are_shared else make()
-        )
+        return self._reused("scales", shape, make)
 
     def evaluate(self, shape: tuple[int, int]) -> Objective:
         """The objective at one size with its gradient."""
@@ -257,9 +254,8 @@ class Problem:
     def style_weights(self, shape: tuple[int, int]) -> dict[str, float]:
         """What the weight of each style loss is at one size; empty for a task without style."""
         options = self.options
-        if options.task == "inversion":
-            return {}
-        if options.content_loss == "neighbors" and options.style_weight is None:
+        neighbors_alone = options.content_loss == "neighbors" and options.style_weight is None
+        if options.task == "inversion" or neighbors_alone:
             return {}
         shares = style_losses(options.style_loss)
         if options.style_weight is not None or options.task == "texture":
@@ -274,19 +270,21 @@ class Problem:
         styles = [term for terms in by_loss.values() for term in terms]
         if not contents or not styles:
             return 0.0, {}
-        content = picture_terms.as_batch(self.inputs.content(shape))
-        groups: list[tuple[list[Term], tf.Tensor]] = [(styles, content)]
-        blend = self.options.style_blend
-        groups += [
-            (contents, picture_terms.as_batch(pixels))
-            for pixels in self.inputs.styles_resized_to(shape)
-        ]
-        of_content, *of_styles = value_and_gradient.total_values(
-            self.model, groups, content=content, tile=self.options.tile
-        )
+        pictures = [self.inputs.content(shape), *self.inputs.styles_resized_to(shape)]
+        content, *resized = map(picture_terms.as_batch, pictures)
+
+        def make() -> Any:
+            groups = [styles, *([contents] * len(resized))]
+            return value_and_gradient.make_total_values(
+                self.model, groups, shape, tile=self.options.tile
+            )
+
+        totals = self._reused("totals", shape, make)
+        of_content, *of_styles = totals(content, [content, *resized])
         worths = dict.fromkeys(by_loss, 0.0)
         for term, value in zip(styles, of_content, strict=True):
             worths[term.loss] += value
+        blend = self.options.style_blend
         blended = sum(w * sum(values) for w, values in zip(blend, of_styles, strict=True))
         return blended / sum(blend), worths
 

@@ -36,6 +36,7 @@ class Source(NamedTuple):
             ascend.
         read: Maps an index to (name, file content); raises OSError if the image cannot be read.
         mixed: Whether the order is random, so that the first images are a fair sample.
+        sequential: Whether it is read from its beginning on, so that `read` takes long.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Source(NamedTuple):
     encoded: Callable[[np.ndarray], tf.data.Dataset]
     read: Callable[[int], tuple[str, bytes]]
     mixed: bool = False
+    sequential: bool = False
 
 
 def digest(entries: Iterable[tuple[str, int]]) -> str:

@@ -42,7 +42,7 @@ def open_folder(
     if not names:
         raise ImagesError(
             f"Expected pictures ({', '.join(sorted(EXTENSIONS))}). Received: no images under "
-            f"{spec!r}. Check --images."
+            f"{spec!r}. Check the path."
         )
     if shuffle or 0 < max_images < len(names):
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))

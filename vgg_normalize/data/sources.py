@@ -52,7 +52,7 @@ def open_source(spec: str, *, max_images: int = 0, seed: int = 0, shuffle: bool 
     reason = f"is {NOT_REGULAR}" if os.path.exists(path) else "does not exist"
     raise ImagesError(
         "Expected a folder, a .tar, tfds:NAME/SPLIT or sample. Received: "
-        f"{spec!r}, which {reason}. Check --images."
+        f"{spec!r}, which {reason}. Check the path."
     )
 
 

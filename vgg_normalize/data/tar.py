@@ -60,7 +60,7 @@ def open_tar(spec: str, path: Path, max_images: int = 0) -> Source:
         ) from error
     if not members:
         raise ImagesError(
-            f"Expected a tar of pictures. Received: no images under {spec!r}. Check --images."
+            f"Expected a tar of pictures. Received: no images under {spec!r}. Check the path."
         )
     members = members[: max_images or None]
 

@@ -44,7 +44,9 @@ def open_tfds(spec: str, max_images: int = 0) -> Source:
         example = next(iter(dataset.skip(index).take(1)))
         return example["tfds_id"].numpy().decode(), example["image"].numpy()
 
-    return Source(spec, count, _digest(builder, split, count), encoded, read, mixed=True)
+    return Source(
+        spec, count, _digest(builder, split, count), encoded, read, mixed=True, sequential=True
+    )
 
 
 def _prepare(spec: str, name: str, split: str) -> tuple[Any, tf.data.Dataset]:

@@ -92,12 +92,7 @@ def with_padding(model: keras.Model, padding: str) -> keras.Model:
     layers = chain.layers(model)
     if all(border_of(layer) == padding for layer in layers if _is_padded(layer)):
         return model
-    fresh = [with_border(layer, padding) for layer in layers]
-    copied = chain.assemble(fresh, chain.image_shape(model), model.name)
-    for new, old in zip(fresh, layers, strict=True):
-        if chain.is_weighted(new):
-            new.set_weights(old.get_weights())
-    return copied
+    return chain.copy(model, fresh_layer=lambda layer: with_border(layer, padding))
 
 
 def with_border(layer: keras.Layer, padding: str) -> keras.Layer:

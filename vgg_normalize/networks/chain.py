@@ -7,7 +7,7 @@ may be divided by it, because ReLU and pooling pass positive scales through.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -197,10 +197,21 @@ def assemble(chain: Iterable[keras.Layer], shape: tuple[int | None, ...], name: 
     return keras.Model(image, tensor, name=name)
 
 
-def copy(model: keras.Model, without: Sequence[keras.Layer] = ()) -> keras.Model:
-    """A new model of the same chain with its own copy of the weights, some layers left out."""
+def copy(
+    model: keras.Model,
+    without: Sequence[keras.Layer] = (),
+    *,
+    fresh_layer: Callable[[keras.Layer], keras.Layer] = copy_layer,
+) -> keras.Model:
+    """A new model of the same chain with its own copy of the weights.
+
+    Args:
+        model: A chain of layers.
+        without: Layers that are left out.
+        fresh_layer: Layer -> a new one that takes its place and its weights.
+    """
     originals = [layer for layer in layers(model) if layer not in without]
-    fresh = [copy_layer(layer) for layer in originals]
+    fresh = [fresh_layer(layer) for layer in originals]
     copied = assemble(fresh, image_shape(model), model.name)
     for new, old in zip(fresh, originals, strict=True):
         if is_weighted(new):

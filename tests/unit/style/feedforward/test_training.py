@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import keras
@@ -12,7 +13,7 @@ from helpers import encode, images, picture, pictures, tiny_chain
 
 import vgg_normalize as vn
 from style.cli.settings import TRAINING_LOSSES
-from style.feedforward import data, networks, training
+from style.feedforward import crop_stream, data, networks, training
 from style.feedforward.training import LossConfig
 from style.objective import losses, value_and_gradient
 from vgg_normalize.data.sources import open_source
@@ -54,18 +55,32 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_small_pictures_are_left_out_by_name(folder):
-    good, complaints = data.usable_images(open_source(str(folder)), 32)
-    assert good.tolist() == [0, 1, 2]
-    (complaint,) = complaints
-    assert "3.jpg" in complaint and "90 x 31" in complaint and "32 x 32" in complaint
-    good, complaints = data.usable_images(open_source(str(folder)), 31)
-    assert good.tolist() == [0, 1, 2, 3] and not complaints
+def stream(folder, said=None, **options) -> crop_stream.CropStream:
+    options = {"size": 32, "resize": 40, "seed": 0, **options}
+    report = (lambda line: None) if said is None else said.append
+    return crop_stream.CropStream(open_source(str(folder)), report=report, **options)
+
+
+def taken(crops: crop_stream.CropStream, batches: int, first: int = 0, batch_size: int = 2):
+    """The crops [N, size, size, 3] of so many batches, and where the stream goes on."""
+    made = crop_stream.iterate(crops, first, batch_size)
+    pairs = [(batch.numpy(), place) for batch, place in itertools.islice(made, batches)]
+    return np.concatenate([batch for batch, _ in pairs]), [place for _, place in pairs]
+
+
+def test_small_pictures_are_left_out_by_name_once(folder):
+    said: list[str] = []
+    found, places = taken(stream(folder, said), 6)
+    assert found.shape == (12, 32, 32, 3)
+    assert 15 <= places[-1] <= 16 and len(said) == 1  # three of four in each of four epochs
+    assert "left out '3.jpg'" in said[0] and "90 x 31" in said[0] and "32 x 32" in said[0]
+    said.clear()
+    assert taken(stream(folder, said, size=31), 2)[1] == [2, 4] and not said
 
 
 def test_a_folder_of_small_pictures_is_refused(folder):
     with pytest.raises(ImagesError, match="at least 65 x 65.*Lower --size"):
-        data.usable_images(open_source(str(folder)), 65)
+        taken(stream(folder, size=65, resize=65), 1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "text", "link"])
@@ -79,57 +94,94 @@ def test_unreadable_pictures_are_refused_or_tolerated(tmp_path, kind):
     else:
         encoded = encode(picture(60, 60), kind)
         broken.write_bytes(encoded[: len(encoded) // 2])
-    source = open_source(str(tmp_path))
     with pytest.raises(ImagesError, match=r"at most 0 unreadable.*broken\.png.*--max_skipped"):
-        data.usable_images(source, 32)
-    good, complaints = data.usable_images(source, 32, max_skipped=1)
-    assert good.tolist() == [0, 1] and len(complaints) == 1 and "broken.png" in complaints[0]
+        taken(stream(tmp_path), 3)
+    with pytest.raises(ImagesError, match=r"at most 0 unreadable.*broken\.png"):
+        stream(tmp_path).usable()
+    said: list[str] = []
+    tolerant = stream(tmp_path, said, max_skipped=1)
+    assert len(tolerant.usable()) == 2
+    assert len(taken(tolerant, 4)[0]) == 8
+    assert len(said) == 1 and "broken.png" in said[0]
+
+
+def test_what_is_left_out_does_not_change_the_order_of_the_others(tmp_path):
+    whole = taken(stream(pictures(tmp_path / "whole", 5)), 10, batch_size=1)[0]
+    pictures(tmp_path / "less", 5)
+    (tmp_path / "less" / "0002.png").write_text("no picture")
+    less, places = taken(stream(tmp_path / "less", max_skipped=1), 8, batch_size=1)
+    kept = [place - 1 for place in places]
+    assert len(set(range(10)) - set(kept)) == 2
+    np.testing.assert_array_equal(less, whole[kept])
+    # A run that goes on leaves out the same.
+    again, _ = taken(stream(tmp_path / "less", max_skipped=1), 5, first=places[2], batch_size=1)
+    np.testing.assert_array_equal(again, less[3:])
+
+
+@pytest.mark.parametrize("window", [4, 100])
+def test_a_source_that_is_read_in_its_own_order_is_mixed_within_windows(
+    tmp_path, monkeypatch, window
+):
+    monkeypatch.setattr(crop_stream, "WINDOW", window)
+    source = open_source(str(pictures(tmp_path, 10)))
+    ascending: list[int] = []
+
+    def encoded(indices):
+        ascending.append(int(indices[0]))
+        assert (np.diff(indices) == 1).all()
+        return source.encoded(indices)
+
+    sequential = source._replace(sequential=True, encoded=encoded)
+    crops = crop_stream.CropStream(sequential, size=32, resize=32, seed=3)
+    found, _ = taken(crops, 20, batch_size=1)
+    # From the beginning once an epoch, and perhaps ahead for the next; never again from within.
+    assert ascending == [0] if window > 10 else ascending in ([0, 0], [0, 0, 0])
+    everything = {
+        p.tobytes() for p in taken(stream(tmp_path, resize=32, seed=3), 10, batch_size=1)[0]
+    }
+    assert {p.tobytes() for p in found[:10]} == {p.tobytes() for p in found[10:]} == everything
+    later, _ = taken(crop_stream.CropStream(sequential, size=32, resize=32, seed=3), 5, 7, 1)
+    np.testing.assert_array_equal(later, found[7:12])
 
 
 # Crops.
 
 
-def crops(folder, first=0, last=8, seed=0, **options):
-    options = {"size": 32, "resize": 40, "batch_size": 2, **options}
-    order = data.example_order(3, first, last, seed)
-    made = data.random_crops(open_source(str(folder)), order, first=first, seed=seed, **options)
-    return np.array([batch.numpy() for batch in made])
-
-
-def test_crops_are_decided_by_their_number(folder):
-    whole = crops(folder)
-    assert whole.shape == (4, 2, 32, 32, 3) and whole.dtype == np.float32
+def test_crops_are_decided_by_their_position(folder):
+    whole, places = taken(stream(folder), 4)
+    assert whole.shape == (8, 32, 32, 3) and whole.dtype == np.float32
     assert 0 <= whole.min() < 0.1 and 0.9 < whole.max() <= 1
-    np.testing.assert_array_equal(crops(folder), whole)
-    np.testing.assert_array_equal(crops(folder, first=4), whole[2:])
-    assert (crops(folder, seed=1) != whole).any()
-    flat = whole.reshape(8, -1)
-    assert len(np.unique(flat, axis=0)) == 8  # no picture twice at the same place
+    np.testing.assert_array_equal(taken(stream(folder), 4)[0], whole)
+    np.testing.assert_array_equal(taken(stream(folder), 2, first=places[1])[0], whole[4:])
+    assert (taken(stream(folder, seed=1), 4)[0] != whole).any()
+    assert len(np.unique(whole.reshape(8, -1), axis=0)) == 8  # no picture twice at the same place
 
 
-def test_a_rest_of_a_batch_is_left_out_and_nothing_gives_nothing(folder):
-    assert crops(folder, last=7).shape[0] == 3
-    assert crops(folder, first=6, last=6).shape == (0,)
-
-
-def test_a_crop_of_the_resized_size_is_the_resized_picture(folder):
+def test_a_crop_of_the_resized_size_is_the_resized_picture(tmp_path):
     """A square picture leaves no choice."""
-    source = open_source(str(folder))
-    made = data.random_crops(
-        source, np.array([2]), size=32, resize=32, batch_size=1, first=9, seed=5
-    )
+    (tmp_path / "a.png").write_bytes(encode(picture(50, 50, seed=2), "PNG"))
+    found, _ = taken(stream(tmp_path, resize=32), 1, batch_size=1)
     expected = tf.image.resize(picture(50, 50, seed=2) / 255, (32, 32), antialias=True)
-    np.testing.assert_allclose(next(iter(made))[0], expected, atol=1e-5)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 
 def test_a_picture_that_vanishes_is_named(tmp_path):
-    source = open_source(str(pictures(tmp_path, 3)))
+    crops = stream(pictures(tmp_path, 3))
     (tmp_path / "0001.png").unlink()
-    made = data.random_crops(
-        source, np.arange(3), size=32, resize=32, batch_size=1, first=0, seed=0
-    )
     with pytest.raises(ImagesError, match=r"0001\.png"):
-        list(data.zip_batches(made, made))
+        taken(crops, 3)
+
+
+def test_two_streams_go_on_at_places_of_their_own(folder):
+    contents, styles = stream(folder), stream(folder, seed=5)
+    made = crop_stream.zip_batches(contents, styles, (0, 3), 2)
+    content, style, places = next(made)
+    np.testing.assert_array_equal(content, taken(stream(folder), 1)[0])
+    np.testing.assert_array_equal(style, taken(stream(folder, seed=5), 1, first=3)[0])
+    assert places == (
+        taken(stream(folder), 1)[1][0],
+        taken(stream(folder, seed=5), 1, first=3)[1][0],
+    )
 
 
 def test_fixed_pictures_are_upright_squares(folder):

@@ -160,7 +160,6 @@ def test_total_values_are_those_of_the_evaluation(model):
         network, terms, (24, 36), content=tf.constant(x)
     )(tf.constant(y))[0]
     for tile in (0, 8):
-        (value,) = value_and_gradient.total_values(
-            network, [(terms, tf.constant(y))], content=tf.constant(x), tile=tile
-        )
+        total_values = value_and_gradient.make_total_values(network, [terms], (24, 36), tile=tile)
+        (value,) = total_values(tf.constant(x), [tf.constant(y)])
         assert sum(value) == pytest.approx(float(expected), rel=1e-5)

@@ -1,0 +1,83 @@
+"""Training on several devices: the weights of one, one process that writes, and lost workers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import start_workers
+from stylizers import flags_of
+
+pytestmark = pytest.mark.slow
+STEPS = ("--batch_size=2", "--steps=20", "--learning_rate=1e-4")
+
+
+def train(world: Path, place: Path, *arguments: object) -> dict[str, np.ndarray]:
+    """The variables after a training in a process of its own."""
+    place.mkdir()
+    flags = (*flags_of(world, place / "out"), *STEPS, f"--checkpoint={place / 'state'}", *arguments)
+    done = subprocess.run(
+        [sys.executable, "-m", "style.train", *map(str, flags)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return variables(place)
+
+
+def variables(place: Path) -> dict[str, np.ndarray]:
+    with np.load(place / "state" / "training.npz") as arrays:
+        return {name: arrays[name] for name in arrays if name.startswith("variable")}
+
+
+def assert_close(found, expected) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        scale = max(1.0, np.abs(array).max())
+        np.testing.assert_allclose(found[name], array, atol=1e-5 * scale, err_msg=name)
+
+
+def start(world: Path, place: Path, *more: object) -> list[subprocess.Popen[str]]:
+    """Two workers that train alike, the first of which writes."""
+    place.mkdir(exist_ok=True)
+    flags = (*flags_of(world, place / "out"), *STEPS)
+    state = (f"--checkpoint={place / 'state'}", "--checkpoint_every=2")
+    return start_workers("style.train", *flags, *state, *more)
+
+
+def finish(workers: list[subprocess.Popen[str]]) -> list[str]:
+    """What they say, once both are done."""
+    errors = [worker.communicate(timeout=180)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    return errors
+
+
+def test_several_devices_and_processes_learn_the_weights_of_one_and_a_lost_one_ends_all(
+    world, tmp_path
+):
+    one = train(world, tmp_path / "one")
+    assert_close(train(world, tmp_path / "two", "--strategy=mirrored", "--logical_cpus=2"), one)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    errors = finish(start(world, whole, f"--log={tmp_path / 'log.jsonl'}"))
+    assert_close(variables(whole), one)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 20  # of the chief alone
+    assert "saved in" in errors[0] and "saved in" not in errors[1]
+
+    chief, other = start(world, cut)
+    deadline = time.monotonic() + 120
+    while not (cut / "state" / "training.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    other.send_signal(signal.SIGKILL)
+    lost = time.monotonic()
+    error = chief.communicate(timeout=90)[1]
+    other.communicate()
+    assert time.monotonic() - lost < 30
+    assert chief.returncode == 5, error
+    assert "--resume" in error.splitlines()[-1]
+    assert "going on after" in finish(start(world, cut, "--resume"))[0]
+    expected = variables(whole)
+    for name, array in variables(cut).items():
+        np.testing.assert_array_equal(array, expected[name])
