@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,19 @@ def state(tmp_path) -> str:
 ADAM = "--optimizer=adam"
 
 
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The bytes of the picture of a run that nothing stopped, made once for each set of flags."""
+
+    @cache
+    def whole(*flags: str) -> bytes:
+        place = tmp_path_factory.mktemp("whole")
+        assert run_in(world, place, *(flag.format(place) for flag in flags)) == 0
+        return (place / "out.png").read_bytes()
+
+    return whole
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -131,36 +144,33 @@ def test_without_the_last_checkpoint_the_one_before_counts(refused, interrupt, s
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_more_steps_are_more_of_the_same(run, interrupt, state, tmp_path, optimizer, capsys):
-    flags = (f"--optimizer={optimizer}", "--steps=10")
-    assert run(*flags, output="whole.png") == 0
+def test_more_steps_are_more_of_the_same(run, interrupt, state, tmp_path, optimizer, whole):
+    flags = (f"--optimizer={optimizer}", "--steps=9")
     interrupt(3, *flags, "--steps=7", state)
     assert run(*flags, state, "--resume", "--preview_every=2") == 0
-    assert content(tmp_path)["out.png"] == content(tmp_path)["whole.png"]
+    assert content(tmp_path)["out.png"] == whole(*flags)
 
 
-def test_a_finished_run_goes_on_with_more_steps(run, refused, state, tmp_path, capsys):
-    assert run(ADAM, "--steps=9", output="whole.png") == 0
+def test_a_finished_run_goes_on_with_more_steps(run, refused, state, tmp_path, whole, capsys):
     assert run(ADAM, state) == 0
     capsys.readouterr()
     assert run(ADAM, state, "--steps=9", "--resume", "--bits=8", output="8.png") == 0
     assert f"going on after {STEPS} evaluations" in capsys.readouterr().err
     assert run(ADAM, state, "--steps=9", "--resume") == 0
-    assert content(tmp_path)["out.png"] == content(tmp_path)["whole.png"]
+    assert content(tmp_path)["out.png"] == whole(ADAM, "--steps=9")
     assert "at least 9" in refused(1, ADAM, state, "--resume", "--steps=8")
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4, 7, 9])
 def test_a_finished_lbfgs_run_goes_on_from_before_a_search_that_was_cut(
-    run, state, tmp_path, steps, capsys
+    run, state, tmp_path, steps, whole, capsys
 ):
     folder = f"--memory_folder={tmp_path / 'pairs'}"
-    assert run(folder, "--steps=12", output="whole.png") == 0
     assert run(folder, state, f"--steps={steps}") == 0
     said = capsys.readouterr().err.splitlines()[-1]
     assert int(re.search(r"after (\d+) evaluations", said)[1]) <= steps
     assert run(folder, state, "--steps=12", "--resume") == 0
-    assert content(tmp_path)["out.png"] == content(tmp_path)["whole.png"]
+    assert content(tmp_path)["out.png"] == whole("--memory_folder={}/pairs", "--steps=12")
 
 
 def test_more_steps_would_change_the_sizes_before(run, refused, interrupt, state, tmp_path):
@@ -218,16 +228,17 @@ def test_a_lock_that_was_deleted_while_it_was_held_holds_nothing(tmp_path):
 # Pairs in files.
 
 
-def test_runs_share_a_folder_of_pairs_and_each_goes_on_to_its_bits(run, interrupt, tmp_path, state):
+def test_runs_share_a_folder_of_pairs_and_each_goes_on_to_its_bits(
+    run, interrupt, tmp_path, state, whole
+):
     folder = f"--memory_folder={tmp_path / 'pairs'}"
-    assert run(f"--memory_folder={tmp_path / 'own'}", "--steps=12", output="whole.png") == 0
     interrupt(5, folder, state, "--steps=12")
     kept = list((tmp_path / "pairs").iterdir())
     assert run(folder, "--seed=1", output="other.png") == 0
     interrupt(3, folder, f"--checkpoint={tmp_path / 'second'}", "--seed=1")
     assert len(list((tmp_path / "pairs").iterdir())) == len(kept) + 1
     assert run(folder, state, "--steps=12", "--resume") == 0
-    assert content(tmp_path)["out.png"] == content(tmp_path)["whole.png"]
+    assert content(tmp_path)["out.png"] == whole("--memory_folder={}/pairs", "--steps=12")
     # A finished run's are deleted with it.
     assert run(folder, state, "--optimizer=adam") == 0
     assert len(list((tmp_path / "pairs").iterdir())) == 1
@@ -275,7 +286,7 @@ def test_pairs_that_change_under_a_run_are_told_in_one_line(
 
 @pytest.mark.parametrize("failing", [1, 3, STEPS + 1])
 def test_a_checkpoint_on_a_full_disk_costs_no_picture(
-    run, tmp_path, state, monkeypatch, capsys, failing
+    run, tmp_path, state, monkeypatch, whole, capsys, failing
 ):
     fsync, calls = os.fsync, []
 
@@ -291,9 +302,8 @@ def test_a_checkpoint_on_a_full_disk_costs_no_picture(
     assert "No space left on device. Make room" in capsys.readouterr().err.splitlines()[-1]
     assert (tmp_path / "out.png").exists()
     assert not list(tmp_path.rglob("*.writing"))
-    assert run(ADAM, "--steps=6", output="whole.png") == 0
     assert run(ADAM, state, "--resume") == 0
-    assert content(tmp_path)["out.png"] == content(tmp_path)["whole.png"]
+    assert content(tmp_path)["out.png"] == whole(ADAM)
 
 
 # Signals.

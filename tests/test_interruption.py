@@ -30,7 +30,8 @@ def arguments(folder, output, options):
     return (
         *(f"--model={folder / 'model'}", f"--content={folder / 'content.png'}"),
         *(f"--style={folder / 'style.png'}", f"--output={output}", "--size=60"),
-        *("--steps=24", "--bits=16", "--style_layers=block1_conv1,block2_conv1", *options),
+        *("--steps=24", "--bits=16", "--style_weight=1"),
+        *("--style_layers=block1_conv1,block2_conv1", *options),
     )
 
 

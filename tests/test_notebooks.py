@@ -121,14 +121,14 @@ def test_style_notebook(tmp_path, tmp_path_factory, monkeypatch):
         tmp_path,
         monkeypatch,
         MODEL=str(saved),
-        SIZE=64,
-        STEPS=80,
+        SIZE=48,
+        STEPS=40,
         STRENGTH=0.999,
     )
     assert not code(book)[0].outputs
     for task in ("transfer", "texture"):
         with Image.open(tmp_path / f"{task}.png") as picture:
-            assert max(picture.size) == 64
+            assert max(picture.size) == 48
     log = [json.loads(line) for line in (tmp_path / "transfer.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < 0.05 * log[0]["loss"]
     # Python and the command have the same objective.

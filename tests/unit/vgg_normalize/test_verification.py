@@ -380,7 +380,7 @@ def test_the_published_network_is_normalised_for_max_pooling_only():
         pooling: vn.build("vgg19", weights=WEIGHTS, pooling=pooling, last_layer="block3_conv1")
         for pooling in ("max", "avg")
     }
-    means = vn.channel_means(model["max"], photos(80))
+    means = vn.channel_means(model["max"], photos(32))
     for name, mean in means.mean.items():
         assert 0.94 < mean.mean() < 1.01, name
         assert (mean > 0).all(), name

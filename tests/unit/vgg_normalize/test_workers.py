@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, command, pictures
+from helpers import TINY, command, pictures, start_workers
 
 from vgg_normalize.means import Means
 
 pytestmark = pytest.mark.slow
-
-
-def start_workers(arguments, count=2):
-    """Processes of one cluster on this machine, and their stderr."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    started = []
-    for index in range(count):
-        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "vgg_normalize", *arguments, "--strategy=multiworker"],
-                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return started
 
 
 @pytest.fixture
@@ -54,7 +27,7 @@ def photographs(tmp_path) -> Path:
 def test_two_workers_measure_as_one_and_only_the_chief_writes(tmp_path, photographs):
     common = (*TINY, "--max_skipped=1", f"--images={photographs}")
     assert command(*common, f"--output={tmp_path / 'one'}") == 0
-    workers = start_workers((*common, f"--output={tmp_path / 'many'}"))
+    workers = start_workers("vgg_normalize", *common, f"--output={tmp_path / 'many'}")
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
     one, many = (Means.load(tmp_path / name / "means.npz") for name in ("one", "many"))
@@ -74,7 +47,7 @@ def test_a_lost_worker_ends_the_others_and_resume_goes_on(tmp_path):
     output = tmp_path / "many"
     common = (*TINY, f"--images={folder}", f"--output={output}")
     arguments = (*common, "--checkpoint_every=16")
-    chief, other = start_workers(arguments)
+    chief, other = start_workers("vgg_normalize", *arguments)
     place = tmp_path / "many.partial" / "checkpoint.npz"
     deadline = time.monotonic() + 90
     while not place.exists() and chief.poll() is None and time.monotonic() < deadline:
@@ -88,7 +61,7 @@ def test_a_lost_worker_ends_the_others_and_resume_goes_on(tmp_path):
     assert time.monotonic() - lost < 30
     assert chief.returncode == 5, error
     assert "--resume" in error.splitlines()[-1]
-    again = start_workers((*arguments, "--resume"))
+    again = start_workers("vgg_normalize", *arguments, "--resume")
     errors = [worker.communicate(timeout=120)[1] for worker in again]
     assert [worker.returncode for worker in again] == [0, 0], errors
     report = json.loads((output / "report.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from helpers import feed_forward
-from stylizers import STYLES, loaded, photo, read, style_picture, trained
+from stylizers import STYLE_SIZE, STYLES, loaded, photo, read, style_picture, trained
 
 import style
 from style import apply
@@ -24,10 +24,13 @@ pytestmark = pytest.mark.slow
 def stylise(world, tmp_path):
     """Apply; the picture that comes out, in [0, 1]."""
 
-    def stylise(method: str, *more: object, output: str = "out.png", style="a") -> np.ndarray:
+    def stylise(
+        method: str, *more: object, output: str = "out.png", style="a", side=STYLE_SIZE
+    ) -> np.ndarray:
         code = feed_forward(
             *("apply", f"--network={trained(world, method)}", f"--output={tmp_path / output}"),
             *(f"--content={world / 'photo.png'}", *more),
+            *([f"--style_size={side}"] if side and method != "cin" else []),
             *([f"--style={world / 'styles' / style}.png"] if style else []),
         )
         assert code == 0
@@ -40,10 +43,10 @@ def stylise(world, tmp_path):
 def test_a_picture_is_what_the_signature_makes(stylise, world, method):
     """37 x 51: no multiple of any stride."""
     call = tf.saved_model.load(str(trained(world, method))).signatures["serving_default"]
-    content, style = (tf.constant(p[None]) for p in (photo(world), style_picture(world)))
+    content, style = (tf.constant(p[None]) for p in (photo(world), style_picture(world, side=512)))
     expected = call(content=content, style=style)["image"][0]
     assert expected.shape == (37, 51, 3)
-    np.testing.assert_allclose(stylise(method), expected, atol=1.1 / 255 / 2)
+    np.testing.assert_allclose(stylise(method, side=None), expected, atol=1.1 / 255 / 2)
 
 
 def test_alpha_leads_from_the_content_to_the_style(stylise, world):

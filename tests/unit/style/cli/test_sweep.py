@@ -31,7 +31,7 @@ def run(model, folder, tmp_path):
         return stylise(
             *(f"--model={model}", f"--content={folder / 'content.png'}"),
             *(f"--style={folder / 'style.png'}", f"--output={tmp_path / output}"),
-            *("--size=48", "--steps=3", *arguments),
+            *("--size=48", "--steps=3", "--optimizer=adam", *arguments),
         )
 
     return run
@@ -95,7 +95,7 @@ def test_targets_that_pictures_share_are_made_once(run, monkeypatch):
         return original(*arguments, **options)
 
     monkeypatch.setattr(picture_terms, "style_terms", counted)
-    assert run("--sweep=style_loss:gram,moments;strength:0.2,0.5,0.8") == 0
+    assert run("--sweep=style_loss:gram,moments;strength:0.2,0.8") == 0
     assert made == ["gram", "moments"]
 
 

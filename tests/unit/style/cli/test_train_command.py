@@ -228,11 +228,26 @@ def test_a_training_that_goes_on_may_have_another_rate(stopped, run, tmp_path):
     assert learnt() != before
 
 
+@pytest.fixture(scope="module")
+def two_steps(world, tmp_path_factory):
+    """Directory of a training of two steps that is finished, with its checkpoint and its log."""
+    place = tmp_path_factory.mktemp("two_steps")
+    flags = (f"--checkpoint={place / 'state'}", f"--log={place / 'log.jsonl'}", "--steps=2")
+    assert feed_forward("train", *flags_of(world, place / "out"), *flags) == 0
+    return place
+
+
+@pytest.fixture
+def finished(two_steps, tmp_path):
+    """Its flags, and a copy of it in the directory of the test."""
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    return (f"--checkpoint={tmp_path / 'state'}", f"--log={tmp_path / 'log.jsonl'}", "--steps=2")
+
+
 def test_a_finished_training_may_be_replaced_and_goes_on_with_more_steps(
-    no_training, run, tmp_path, whole, capsys
+    run, tmp_path, whole, finished, capsys
 ):
-    place = f"--checkpoint={tmp_path / 'state'}"
-    assert run(place, "--steps=2") == 0
+    place = finished[0]
     capsys.readouterr()
     assert run(place, "--steps=2", "--resume", "--overwrite") == 0
     assert "finished after 2 steps; raise --steps" in capsys.readouterr().err
@@ -247,47 +262,44 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_finished_training_has_nothing_left_to_do(run, tmp_path, capsys):
-    place = (f"--checkpoint={tmp_path / 'state'}", f"--log={tmp_path / 'log.jsonl'}", "--steps=2")
-    assert run(*place) == 0
+def test_a_finished_training_has_nothing_left_to_do(run, tmp_path, finished, capsys):
     before = stamps(tmp_path)
     capsys.readouterr()
-    assert run(*place, "--resume") == 0
+    assert run(*finished, "--resume") == 0
     assert capsys.readouterr().err.endswith("out is finished: nothing to do.\n")
     assert stamps(tmp_path) == before
 
 
-def test_a_training_killed_after_its_network_was_saved_is_marked_finished(run, tmp_path, capsys):
+def test_a_training_killed_after_its_network_was_saved_is_marked_finished(
+    run, tmp_path, finished, capsys
+):
     """As it lies there after kill -9 between the renaming and the last checkpoint."""
-    state, place = tmp_path / "state", (f"--checkpoint={tmp_path / 'state'}", "--steps=2")
-    assert run(*place) == 0
+    state = tmp_path / "state"
     names, before = sorted(tmp_path.rglob("*")), stamps(tmp_path / "out")
     with np.load(state / "training.npz") as file:
-        finished = dict(file)
+        kept = dict(file)
     for checkpoint in ("training.npz", "training.previous"):
         with (state / checkpoint).open("wb") as file:
-            np.savez(file, **{**finished, "finished": np.array(False)})
+            np.savez(file, **{**kept, "finished": np.array(False)})
     (state / "training.writing").write_bytes(b"half")
     (tmp_path / "out.partial" / "old").mkdir(parents=True)
     capsys.readouterr()
-    assert run(*place, "--resume") == 0
+    assert run(*finished, "--resume") == 0
     assert "out is finished: nothing to do." in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == names and stamps(tmp_path / "out") == before
     with np.load(state / "training.npz") as file:
         assert bool(file["finished"])
-        assert file["variable0"].tobytes() == finished["variable0"].tobytes()
+        assert file["variable0"].tobytes() == kept["variable0"].tobytes()
 
 
 def test_what_else_stands_in_the_place_of_a_trained_network_is_not_taken_for_it(
-    no_training, run, tmp_path, world
+    no_training, finished, tmp_path, world
 ):
-    place = (f"--checkpoint={tmp_path / 'state'}", "--steps=2")
-    assert run(*place) == 0
-    assert "seed (0, not 1)" in no_training(4, *place, "--resume", "--seed=1")
-    assert "Use --overwrite" in no_training(4, *place, "--resume", "--steps=3")
+    assert "seed (0, not 1)" in no_training(4, *finished, "--resume", "--seed=1")
+    assert "Use --overwrite" in no_training(4, *finished, "--resume", "--steps=3")
     shutil.rmtree(tmp_path / "out")
     shutil.copytree(trained(world, "adain"), tmp_path / "out")
-    assert "Use --overwrite" in no_training(4, *place, "--resume")
+    assert "Use --overwrite" in no_training(4, *finished, "--resume")
 
 
 def test_one_training_at_a_time_has_a_folder_of_checkpoints(no_training, tmp_path):

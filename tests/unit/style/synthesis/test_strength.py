@@ -40,7 +40,7 @@ def log_of(model, folder, tmp_path, *arguments):
     assert stylise(
         *(f"--model={model}", f"--content={folder / 'content.png'}", f"--log={log}"),
         *(f"--style={folder / 'style.png'}", f"--output={tmp_path / 'out.png'}"),
-        *("--size=32", "--steps=2", *arguments),
+        *("--size=32", "--steps=2", "--optimizer=adam", *arguments),
     ) == 0  # fmt: skip
     return [json.loads(line) for line in log.read_text().splitlines()]
 
