@@ -121,8 +121,8 @@ def define_objective_flags(add: Add) -> None:
         "content_loss",
         list(CHOICES["content_loss"]),
         "What the content is compared with: its own features, or neighbors, the features of the style "
-        "that are nearest to them; then these take the place of its own by the root of --strength, and "
-        "there is no style loss unless --style_weight is given.",
+        "that are nearest to them; then --strength leads from its own to these, and there is no style "
+        "loss unless --style_weight is given.",
     )
     add(flags.DEFINE_float, "content_weight", "Factor of the content loss.", lower_bound=0.0)
     add(

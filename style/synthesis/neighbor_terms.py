@@ -8,8 +8,9 @@ features to all layers, and the picture is moved towards these.
 Reference: Kolkin, Kucera, Paris, Sykora, Shechtman and Shakhnarovich, "Neural Neighbor Style
 Transfer", 2022, section 4.  Departures: they bring layers to the grid by bilinear interpolation, and
 minimise the cosine distance of vectors there; here it is the mean squared difference of each layer's
-features where they are, which tiles add up and which leaves no detail free; and the content's own
-features are blended in by strength throughout.
+features where they are, which tiles add up and which leaves no detail free.  Their content weight
+blends pictures before the vectors are taken; strength blends vectors, and below 1/2 the content's own
+features into what is given.
 """
 
 from __future__ import annotations
@@ -93,8 +94,10 @@ def neighbor_terms(
 ) -> list[Term]:
     """For each layer the mean over positions and channels of (F - T)^2.
 
-    T is strength x the style's nearest features + (1 - strength) x the content's own.  Of several
-    styles all places may be chosen, each where its `content_mask` is the largest.
+    With the strength s, the style's places are those nearest to s F + (1 - s) P, P the content's
+    features, and T is t N + (1 - t) P, N the style's features there and t = min(1, 2 s): up to 1/2
+    strength leads from the content to the style, from there on away from the content's shapes.  Of
+    several styles all places may be chosen, each where its `content_mask` is the largest.
 
     Args:
         model: The network.
@@ -110,9 +113,9 @@ def neighbor_terms(
 
     def renew(draw: int, picture: tf.Tensor) -> None:
         del draw  # the picture decides alone
-        for name, theirs in neighbors.find(picture).items():
+        for name, theirs in neighbors.find(picture, strength).items():
             blend, (height, width) = neighbors.own[name].copy(), theirs.shape[:2]
-            blend[:height, :width] += strength * (theirs - blend[:height, :width])
+            blend[:height, :width] += min(1.0, 2 * strength) * (theirs - blend[:height, :width])
             targets[name].assign(blend)
 
     renew(0, content)
@@ -151,15 +154,19 @@ class _Neighbors:
         layers = zip(self._scales, self._read(picture), strict=True)
         return {name: np.array(layer) for name, layer in layers}
 
-    def find(self, picture: tf.Tensor) -> dict[str, np.ndarray]:
+    def find(self, picture: tf.Tensor, share: float) -> dict[str, np.ndarray]:
         """The style's features that are nearest to the picture's, of each layer [h, w, C].
 
         The last rows and columns are missing where the grid does not cover them.
+
+        Args:
+            picture: [1, H, W, 3].
+            share: Of its features; the rest is the content's.
         """
-        parts = {
-            name: self._grid.cut(name, layer, self._places)
-            for name, layer in self._features(picture).items()
-        }
+        parts = {}
+        for name, layer in self._features(picture).items():
+            blend = self.own[name] + np.float32(share) * (layer - self.own[name])
+            parts[name] = self._grid.cut(name, blend, self._places)
         for positions, members in self._regions:
             pool = {
                 name: np.concatenate([self._candidates[k][name] for k in members]) for name in parts

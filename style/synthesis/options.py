@@ -68,8 +68,8 @@ class Options:
         content_loss: "features", the content's own, or "neighbors", those of the style that are
             nearest to them, with no style loss unless `style_weight` is given.
         content_weight: Factor of the content.
-        strength: How much style, in (0, 1), where `style_weight` is None; of neighbours, how far
-            they replace the content's own features.
+        strength: How much style, in (0, 1), where `style_weight` is None; of neighbours, see
+            `neighbor_terms`.
         style_weight: Factor of the style.
         tv_weight: Factor of total variation; None: as `TV_WEIGHTS` has it for the task.
         norm_weight: Inversion: factor of the alpha norm.

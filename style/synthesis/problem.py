@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -220,8 +219,7 @@ class Problem:
                     picture_terms.as_batch(self.inputs.content(shape)),
                     self.inputs.styles(shape),
                     options.content_layers,
-                    # The root: at 0.5 most of the features are the style's.
-                    strength=math.sqrt(options.strength),
+                    strength=options.strength,
                     tile=options.tile,
                 ),
             )

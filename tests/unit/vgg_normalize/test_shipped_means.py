@@ -76,11 +76,14 @@ def test_no_shipped_mean_is_of_a_dead_filter(means):
 
 def test_the_shipped_means_say_how_they_were_measured(means):
     conditions = {"pooling": "max", "preprocessing": "caffe", "resize": "squash", "image_size": 224}
-    assert {name: means.settings[name] for name in shipped_means.CONDITIONS} == conditions
+    said = {name: means.settings.get(name) for name in shipped_means.CONDITIONS}
+    assert said == {**conditions, "padding": None}  # measured before there was a choice: zero
     assert means.settings["architecture"] == "vgg19"
     assert list(means.settings["biases"]) == vgg_layers.convolutions("vgg19")
     assert all(re.fullmatch("[0-9a-f]{16}", d) for d in means.settings["biases"].values())
-    assert shipped_means.differences(means, conditions) == []
+    assert shipped_means.differences(means, {**conditions, "padding": "zero"}) == []
+    (difference,) = shipped_means.differences(means, {**conditions, "padding": "reflect"})
+    assert difference == "padding zero, not reflect"
 
 
 def test_the_shipped_means_are_the_measurement_of_the_project(means):

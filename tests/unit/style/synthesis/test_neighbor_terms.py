@@ -92,22 +92,25 @@ def test_without_strength_the_targets_are_the_contents():
     assert value_of(terms_of(content, noise((20, 24), 2), strength=0.5), content) > 0
 
 
-def test_one_layer_is_that_of_numpy():
+@pytest.mark.parametrize(("strength", "blend"), [(0.3, 0.6), (0.8, 1.0)])
+def test_one_layer_is_that_of_numpy(strength, blend):
     content, picture, given = noise((16, 12), 1), noise((16, 12), 4), noise((8, 12), 2)
-    (term,) = terms_of(content, given, strength=0.6, where=[("third", 2.0)])
+    (term,) = terms_of(content, given, strength=strength, where=[("third", 2.0)])
     features = chain.features(network(), ["third"])
-    own, now, style_features = (
+    own, now, of_style = (
         np.asarray(features(p[None])["third"])[0] for p in (content, picture, given)
     )
-    nearest = neighbor_terms.nearest_by_cosine(own.reshape(-1, 4), style_features.reshape(-1, 4))
-    theirs = style_features.reshape(-1, 4)[nearest].reshape(own.shape)
-    expected = 2 * np.mean((now - (0.4 * own + 0.6 * theirs)) ** 2)
-    assert value_of([term], picture) == pytest.approx(expected, rel=1e-5)
+
+    def expected(query: np.ndarray) -> float:
+        candidates = of_style.reshape(-1, 4)
+        nearest = neighbor_terms.nearest_by_cosine(query.reshape(-1, 4), candidates)
+        theirs = candidates[nearest].reshape(own.shape)
+        return 2 * np.mean((now - ((1 - blend) * own + blend * theirs)) ** 2)
+
+    assert value_of([term], picture) == pytest.approx(expected(own), rel=1e-5)
     term.renew(1, as_batch(picture))
-    nearest = neighbor_terms.nearest_by_cosine(now.reshape(-1, 4), style_features.reshape(-1, 4))
-    theirs = style_features.reshape(-1, 4)[nearest].reshape(own.shape)
-    expected = 2 * np.mean((now - (0.4 * own + 0.6 * theirs)) ** 2)
-    assert value_of([term], picture) == pytest.approx(expected, rel=1e-5)
+    query = strength * now + (1 - strength) * own
+    assert value_of([term], picture) == pytest.approx(expected(query), rel=1e-5)
 
 
 @pytest.mark.parametrize("layer", ["first", "second", "third", "fourth"])

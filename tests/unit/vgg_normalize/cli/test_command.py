@@ -31,6 +31,7 @@ DEFAULTS = {
     "last_layer": None,
     "pooling": "max",
     "preprocessing": "caffe",
+    "padding": "zero",
     "images": None,
     "max_images": 0,
     "target_error": 0.0,

@@ -53,7 +53,7 @@ def facts(**settings) -> dict:
     return {
         "architecture": "vgg19",
         "pooling": "max",
-        "settings": {"preprocessing": "caffe", **settings},
+        "settings": {"preprocessing": "caffe", "padding": "zero", **settings},
         "weights": {"source": "imagenet", "description": "Keras' <weights>", "sha256": ""},
         "means": {"source": "measured", "images": 100, "sha256": ""},
         "versions": {"tensorflow": "2"},
