@@ -10,6 +10,7 @@ import keras
 from style.synthesis.options import (
     CONTENT_LAYERS,
     INITS,
+    NEIGHBORS_TV_WEIGHT,
     RENEW_EVERY,
     STYLE_LAYERS,
     TV_WEIGHTS,
@@ -50,6 +51,9 @@ def resolve(options: AnyOptions, model: keras.Model, *, styles: int) -> AnyOptio
         if not sum(blend) > 0:
             raise UsageError("Expected a style_blend above 0. Received: only zeros. Correct it.")
     names = [stage.layer.name for stage in chain.stages(model)]
+    default_tv_weight = TV_WEIGHTS[options.task]
+    if options.content_loss == "neighbors":
+        default_tv_weight = NEIGHBORS_TV_WEIGHT
     tv_weight, renew_every = options.tv_weight, options.renew_every
     return dataclasses.replace(
         options,
@@ -58,7 +62,7 @@ def resolve(options: AnyOptions, model: keras.Model, *, styles: int) -> AnyOptio
             options.content_layers, CONTENT_LAYERS[options.content_loss], names
         ),
         style_layers=resolve_layers(options.style_layers, STYLE_LAYERS, names),
-        tv_weight=TV_WEIGHTS[options.task] if tv_weight is None else tv_weight,
+        tv_weight=default_tv_weight if tv_weight is None else tv_weight,
         init=options.init or INITS[options.task],
         padding="wrap" if options.wrap else options.padding or borders.padding_of(model),
         renew_every=RENEW_EVERY[options.content_loss] if renew_every is None else renew_every,

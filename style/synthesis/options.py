@@ -18,6 +18,9 @@ PADDINGS = ("zero", "reflect", "replicate", "wrap")
 RENEW_EVERY = {"features": 0, "neighbors": 50}
 INITS = {"transfer": "content", "amalgamation": "style", "texture": "noise", "inversion": "noise"}
 TV_WEIGHTS = {"transfer": 0.0, "texture": 0.0, "amalgamation": 0.0, "inversion": 0.03}
+# Of neighbours: patches that lie beside each other do not fit, which noise would make up for.  The
+# least that took it away in five pairs at 192 to 224 pixels, on the normalised network.
+NEIGHBORS_TV_WEIGHT = 50.0
 # Which options, and which pictures, a task does not look at.
 UNUSED = {
     "transfer": ("norm_weight",),
@@ -71,7 +74,8 @@ class Options:
         strength: How much style, in (0, 1), where `style_weight` is None; of neighbours, see
             `neighbor_terms`.
         style_weight: Factor of the style.
-        tv_weight: Factor of total variation; None: as `TV_WEIGHTS` has it for the task.
+        tv_weight: Factor of total variation; None: as `TV_WEIGHTS` has it for the task, or
+            `NEIGHBORS_TV_WEIGHT`.
         norm_weight: Inversion: factor of the alpha norm.
         tv_beta: Exponent beta of total variation, (dx^2 + dy^2)^(beta / 2).
         style_loss: A style loss, or a sum of them with their weights: "gram:1,moments:0.1".

@@ -108,9 +108,9 @@ def test_what_makes_no_objective_is_one_line(refused, flags, words):
 
 def test_neighbours_need_no_style_loss_and_strength_leads_to_them(run, tmp_path):
     log = log_of(run, tmp_path, "--content_loss=neighbors", "--content_layers=block1_conv2")
-    assert log[0]["terms"].keys() == {"content"} and "style_weight" not in log[0]
+    assert log[0]["terms"].keys() == {"content", "tv"} and "style_weight" not in log[0]
     near, far = (
-        start_of(run, tmp_path, "--content_loss=neighbors", f"--strength={s}")["loss"]
+        start_of(run, tmp_path, "--content_loss=neighbors", f"--strength={s}")["terms"]["content"]
         for s in (0.1, 0.4)
     )
     assert far == pytest.approx(16 * near, rel=1e-3)  # from the content: squares of the blend
