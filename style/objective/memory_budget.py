@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from style.objective import tiling
+from style.objective.tiled_objective import MAX_SUMS
 from vgg_normalize.errors import DevicesError
 from vgg_normalize.networks import chain
 
@@ -22,6 +23,8 @@ WEIGHTS = 4
 # Pictures besides the history: where the run is, where it tries, directions, gradients, spectra, and
 # the content; of Adam moments instead.
 PICTURES = {"lbfgs": 24, "adam": 14}
+# Of projections: sorted, with their order, what they are compared with, and their gradient.
+SORTING = 6
 # Graphs and their executors.
 GRAPHS = 0.2 * 2**30
 # A history of L-BFGS that is proposed where a longer one takes the memory.
@@ -38,6 +41,7 @@ def estimate(
     optimizer: str = "lbfgs",
     history_size: int = 30,
     tile: int = 0,
+    projected: Sequence[str] = (),
 ) -> int:
     """Bytes that optimising a picture takes beyond what the process has, about.
 
@@ -48,12 +52,23 @@ def estimate(
         optimizer: "lbfgs" or "adam".
         history_size: Pairs (s, y) that L-BFGS keeps in memory.
         tile: Pixels a side of tiles; 0: none.
+        projected: Names of the layers of which the objective sorts projections.
     """
     largest = max(_features(model, names, shape, tile) for shape in shapes)
     weights = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
     copies = PICTURES[optimizer] + (2 * history_size if optimizer == "lbfgs" else 0)
     picture = 12 * shapes[0][0] * shapes[0][1]
-    return int(largest + copies * picture + WEIGHTS * weights + GRAPHS)
+    sorting = max((_projections(model, projected, shape, tile) for shape in shapes), default=0)
+    return int(largest + copies * picture + WEIGHTS * weights + GRAPHS + SORTING * sorting)
+
+
+def _projections(
+    model: keras.Model, names: Sequence[str], shape: tuple[int, int], tile: int
+) -> int:
+    """Bytes of the projections that are in memory together."""
+    sizes = [int(np.prod(s)) for s in tiling.layer_shapes(model, names, shape).values()]
+    largest = max(sizes) if names else 0
+    return 4 * (min(largest, MAX_SUMS) if tile else largest)
 
 
 def _features(model: keras.Model, names: Sequence[str], shape: tuple[int, int], tile: int) -> int:
@@ -115,6 +130,7 @@ def require_memory(
     optimizer: str,
     history_size: int,
     tile: int,
+    projected: Sequence[str] = (),
 ) -> None:
     """See that a run fits into memory; for the arguments see `estimate`.
 
@@ -128,7 +144,11 @@ def require_memory(
 
     def need(tile: int, history_size: int = history_size) -> int:
         return estimate(
-            model, names, shapes, optimizer=optimizer, history_size=history_size, tile=tile
+            *(model, names, shapes),
+            optimizer=optimizer,
+            history_size=history_size,
+            tile=tile,
+            projected=projected,
         )
 
     needed = need(tile)

@@ -14,7 +14,7 @@ from style.objective import terms as objective
 from style.objective.evaluation import Objective
 from style.objective.terms import Term
 from style.optimizers.base import Optimizer
-from style.synthesis import neighbor_terms, picture_terms, sizes, strength
+from style.synthesis import neighbor_terms, picture_terms, sizes, sliced_terms, strength
 from style.synthesis.cache import Cache
 from style.synthesis.inputs import Inputs
 from style.synthesis.options import Options, style_losses
@@ -85,6 +85,7 @@ class Problem:
         if options.padding == "wrap" and used:
             multiple = max(layer_geometry.receptive_field(model, used)[0].values())
             sizes.require_multiples(inputs.shape, multiple)
+        sliced = sliced_terms.NAME in style_losses(options.style_loss)
         memory_budget.require_memory(
             model,
             used,
@@ -92,6 +93,7 @@ class Problem:
             optimizer=options.optimizer,
             history_size=options.history_size if in_memory else 0,
             tile=options.tile,
+            projected=[name for name, _ in options.style_layers] if sliced else [],
         )
         shapes = sizes.coarse_to_fine(
             inputs.shape,
