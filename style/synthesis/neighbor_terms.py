@@ -38,8 +38,8 @@ class Grid(NamedTuple):
 
     Attributes:
         stride: Pixels a side of a place.
-        cell: Pixels a side of the coarsest layer's positions, a multiple of `stride`; the grid covers
-            as many whole ones as the picture has.
+        cell: Pixels a side of the coarsest layer's positions, a multiple of `stride`; the grid is a
+            multiple of it.
         strides: Layer name -> its own stride.
     """
 
@@ -48,15 +48,21 @@ class Grid(NamedTuple):
     strides: dict[str, int]
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the grid on a picture of so many pixels."""
+        """Rows and columns of the smallest grid that covers a picture of so many pixels."""
         count = self.cell // self.stride
-        return height // self.cell * count, width // self.cell * count
+        return -(-height // self.cell) * count, -(-width // self.cell) * count
 
     def cut(self, layer: str, features: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """A layer's features [h, w, C] in each place, [rows x columns, f, f, C]; coarse ones repeat."""
+        """A layer's features [h, w, C] in each place, [rows x columns, f, f, C].
+
+        Coarse ones repeat, and beyond the layer its last row and column do.
+        """
         rows, columns = shape
         f, k = self._finer(layer), self._coarser(layer)
-        features = features.repeat(k, axis=0).repeat(k, axis=1)[: rows * f, : columns * f]
+        features = features.repeat(k, axis=0).repeat(k, axis=1)
+        missing = [max(0, n * f - side) for n, side in zip(shape, features.shape, strict=False)]
+        features = np.pad(features, [(0, missing[0]), (0, missing[1]), (0, 0)], "edge")
+        features = features[: rows * f, : columns * f]
         parts = features.reshape(rows, f, columns, f, -1).transpose(0, 2, 1, 3, 4)
         return parts.reshape(rows * columns, f, f, -1)
 
@@ -114,9 +120,8 @@ def neighbor_terms(
     def renew(draw: int, picture: tf.Tensor) -> None:
         del draw  # the picture decides alone
         for name, theirs in neighbors.find(picture, strength).items():
-            blend, (height, width) = neighbors.own[name].copy(), theirs.shape[:2]
-            blend[:height, :width] += min(1.0, 2 * strength) * (theirs - blend[:height, :width])
-            targets[name].assign(blend)
+            own = neighbors.own[name]
+            targets[name].assign(own + np.float32(min(1.0, 2 * strength)) * (theirs - own))
 
     renew(0, content)
     return [
@@ -157,8 +162,6 @@ class _Neighbors:
     def find(self, picture: tf.Tensor, share: float) -> dict[str, np.ndarray]:
         """The style's features that are nearest to the picture's, of each layer [h, w, C].
 
-        The last rows and columns are missing where the grid does not cover them.
-
         Args:
             picture: [1, H, W, 3].
             share: Of its features; the rest is the content's.
@@ -175,7 +178,11 @@ class _Neighbors:
             nearest = nearest_by_cosine(self._vectors(wanted), self._vectors(pool))
             for name, layer in parts.items():
                 layer[positions] = pool[name][nearest]
-        return {name: self._grid.join(name, layer, self._places) for name, layer in parts.items()}
+        joined = {name: self._grid.join(name, layer, self._places) for name, layer in parts.items()}
+        return {
+            name: layer[: self.own[name].shape[0], : self.own[name].shape[1]]
+            for name, layer in joined.items()
+        }
 
     def _vectors(self, layers: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean features of each place, of all layers side by side, [M, C]."""
