@@ -79,6 +79,8 @@ def of_folder(settings: FolderSettings) -> Work:
     targets = _targets(names)
     inputs: dict[str, Iterable[str | Path]] = {"content": [content / name for name in links]}
     inputs |= {"style": settings.style, "content_mask": settings.content_mask}
+    inputs["style_mask"] = getattr(settings, "style_mask", ())
+    inputs["init"] = [init] if (init := getattr(settings, "init", None)) else []
     _require_apart(inputs, output, set(targets))
     _require_folder(output, settings.bits)
     existing = set() if settings.overwrite else _existing(output, set(targets))

@@ -48,7 +48,7 @@ def run(settings: TrainSettings, stop: InterruptHandler) -> None:
             folder = Path(settings.checkpoint)
             locks.enter_context(staging.locked(folder, "a folder for checkpoints", "--checkpoint"))
         _require_free(settings)
-        if _is_finished(settings):
+        if _is_finished(settings, strategy):
             say(f"{settings.output} is finished: nothing to do.")
             return
         _train(settings, strategy, stop)
@@ -79,7 +79,7 @@ def _require_free(settings: TrainSettings) -> None:
         training_checkpoint.require_free(settings.checkpoint)
 
 
-def _is_finished(settings: TrainSettings) -> bool:
+def _is_finished(settings: TrainSettings, strategy: tf.distribute.Strategy | None) -> bool:
     """Whether --resume finds all steps done and their network saved.
 
     A run may have been killed after it saved the network and before it noted that in the
@@ -92,7 +92,7 @@ def _is_finished(settings: TrainSettings) -> bool:
         return False
     # Nothing is overwritten; what a killed run left beside the output is deleted.
     with staging.staging(settings.output, overwrite=True, resume=True) as stage:
-        return Trainer(settings).mark_finished(stage.target)
+        return Trainer(settings, strategy).mark_finished(stage.target)
 
 
 def _train(

@@ -229,8 +229,9 @@ class Trainer:
         # The step from there was too wide.
         self.step.restore_last_good()
         folder = last_good_folder(self.settings.output)
-        shutil.rmtree(folder, ignore_errors=True)
-        self.save(folder)
+        if self.workers.index == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.save(folder)
         raise NumericalError(
             f"Expected a finite loss. Received: NaN or infinity at step {self.done}. The last good "
             f"network is in {folder}; lower --learning_rate or the weights."

@@ -162,8 +162,8 @@ class TransferCheckpoint:
         )
 
     def _unpack_draw(self, start: tf.Tensor, arrays: dict[str, np.ndarray]) -> Draw | None:
-        """The draw that was saved; of the first the picture is the one that the size begins with."""
-        if not int(arrays["draw"]):
+        """The draw that was saved, of an objective with something to draw."""
+        if int(arrays["draw"]) < 0:
             return None
         defect = checkpoint.find_defect(arrays, {"drawn_at": tuple(start.shape)})
         if defect:
@@ -226,8 +226,8 @@ class TransferCheckpoint:
         }
         scale, draw = step.scale, step.draw
         arrays |= {"scale": scale, "steps": state.steps, "seconds": seconds, "run": self._run}
-        arrays["draw"] = 0 if draw is None else draw.number
-        if draw is not None and draw.number:
+        arrays["draw"] = -1 if draw is None else draw.number
+        if draw is not None:
             arrays["drawn_at"] = np.asarray(draw.picture)
         arrays |= {"evaluations": state.evaluations, "budget": self._settings.steps}
         checkpoint.save(self._path, arrays, self._fingerprint, finished=finished)

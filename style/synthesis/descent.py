@@ -242,7 +242,8 @@ def minimize(
         if renewal is not None and renewal.is_due(state):
             renewal.choose_anew(state.x)
             state = method.restart(state)
-            continue
+            if int(state.evaluations) >= evaluations:
+                break
         if bool(state.stalled):
             break
         state = method.step(state, tf.constant(evaluations - int(state.evaluations)))

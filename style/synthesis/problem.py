@@ -56,6 +56,7 @@ class Problem:
         key = ("network", id(model), options.padding)
         model = self._cache.get(key, lambda: borders.with_padding(model, options.padding or "zero"))
         self.options, self.model, self.inputs = options, model, inputs
+        self._own = Cache()  # of this content alone
         self._digest = "" if cache is None else inputs.digest()
         # Of what the objective is made of besides the content, which may recolour the styles.
         self._style_digest = self._digest
@@ -116,14 +117,14 @@ class Problem:
         if not self._graphs_are_shared:
             return make(self.evaluate(shape))
 
-        def make_both() -> tuple[Objective, Optimizer]:
+        def make_all() -> tuple[Objective, Optimizer, dict[str, tf.Variable]]:
             objective = self.evaluate(shape)
-            return objective, make(objective)
+            return objective, make(objective), self._scales(shape)
 
-        objective, optimizer = self._reused("graphs", shape, make_both)
+        objective, optimizer, scales = self._reused("graphs", shape, make_all)
         objective.compare_with(picture_terms.as_batch(self.inputs.content(shape)))
         weights = self.style_weights(shape)
-        for name, scale in self._scales(shape).items():
+        for name, scale in scales.items():
             scale.assign(weights[name])
         return optimizer
 
@@ -213,9 +214,8 @@ class Problem:
         if options.task == "texture":
             return []
         if options.content_loss == "neighbors":
-            terms = self._shared(
-                f"neighbors at {options.strength}",
-                shape,
+            terms = self._own.get(
+                ("neighbors", shape),
                 lambda: neighbor_terms.neighbor_terms(
                     self.model,
                     picture_terms.as_batch(self.inputs.content(shape)),
@@ -261,7 +261,7 @@ class Problem:
         if options.style_weight is not None or options.task == "texture":
             weight = 1.0 if options.style_weight is None else options.style_weight
             return {name: weight * share for name, share in shares.items()}
-        content, styles = self._shared("worths", shape, lambda: self._worths(shape))
+        content, styles = self._own.get(("worths", shape), lambda: self._worths(shape))
         return strength.style_weights(options.strength, shares, content, styles)
 
     def _worths(self, shape: tuple[int, int]) -> tuple[float, dict[str, float]]:

@@ -245,9 +245,6 @@ def starting_tensorflow() -> Iterator[None]:
             f"Expected Keras to run on TensorFlow. Received: KERAS_BACKEND={backend}. Unset it."
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow turns oneDNN's convolutions on by itself only for processors with AVX-512; with AVX2
-    # an evaluation of the whole VGG19 at 256 pixels takes 0.6 of the time with them.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     Heartbeat.doing("starting TensorFlow")
     try:
         with _captured_stderr():

@@ -35,7 +35,10 @@ def variables(place: Path) -> dict[str, np.ndarray]:
 
 def assert_close(found, expected) -> None:
     assert found.keys() == expected.keys()
-    for name, array in expected.items():
+    # The weights; then come Adam's count, its rate, and two moments of each weight.
+    weights = (len(expected) - 2) // 3
+    for name in (f"variable{i}" for i in range(weights)):
+        array = expected[name]
         scale = max(1.0, np.abs(array).max())
         np.testing.assert_allclose(found[name], array, atol=1e-5 * scale, err_msg=name)
 
