@@ -14,6 +14,7 @@ from style.cli.settings import Settings
 from style.cli.transfer_run import TransferRun
 from style.images import writing
 from style.synthesis.cache import Cache
+from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
 
 
@@ -54,9 +55,12 @@ def run_interpolation(settings: Settings, model: keras.Model, stop: InterruptHan
     """
     cache, output = Cache(), Path(settings.output)
     blends = blends_along(len(settings.style), settings.interpolate)
-    for i, blend in enumerate(blends, 1):
-        number = str(i).zfill(len(str(len(blends))))
-        target = output.with_stem(f"{output.stem}_{number}")
+    digits = len(str(len(blends)))
+    targets = [output.with_stem(f"{output.stem}_{i:0{digits}}") for i in range(1, len(blends) + 1)]
+    read = ("content", "style", "content_mask", "style_mask", "init")
+    for target in targets:
+        require_distinct({name: getattr(settings, name) for name in read}, {"output": str(target)})
+    for blend, target in zip(blends, targets, strict=True):
         of_picture = dataclasses.replace(settings, style_blend=blend, output=str(target))
         _make(of_picture, model, stop, cache)
 
