@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+
+from vgg_normalize.errors import DevicesError
+
+
+@contextlib.contextmanager
+def naming_lost_workers(flags: str) -> Iterator[None]:
+    """Make what TensorFlow raises where another process has gone a DevicesError.
+
+    Args:
+        flags: With which all of them can go on.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise DevicesError(
+            "Expected all workers to go on. Received: a worker was lost "
+            f"({' '.join(str(error.message).split())[:120]}). Start all of them again with {flags}."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import tensorflow as tf
 from vgg_normalize import channel_sums
 from vgg_normalize.channel_sums import Sums
 from vgg_normalize.data import sources
-from vgg_normalize.distributed import Workers
-from vgg_normalize.errors import DevicesError, ImagesError
+from vgg_normalize.distributed import Workers, naming_lost_workers
+from vgg_normalize.errors import ImagesError
 from vgg_normalize.measurement_state import State, initial_state
 from vgg_normalize.networks import chain
 
@@ -93,14 +93,8 @@ def measure(
     share = np.arange(state.positions[workers.index], source.total, workers.count)
     run = _Run(workers, source, reading, channels, share, max_skipped)
     batches, step = run.dataset(distributed), run.step(network)
-    try:
+    with naming_lost_workers("--resume"):
         state = yield from run.rounds(state, batches, step)
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        raise DevicesError(
-            "Expected all workers to go on. Received: a worker was lost "
-            f"({' '.join(str(error.message).split())[:120]}). Start all of them again with "
-            "--resume."
-        ) from error
     if not state.sums.images:
         raise ImagesError(
             f"Expected readable images. Received: none of the {source.total} under "

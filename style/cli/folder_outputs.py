@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,14 +24,6 @@ class FolderSettings(Protocol):
     @property
     def content(self) -> str | None:
         """Path of the folder."""
-
-    @property
-    def style(self) -> tuple[str, ...]:
-        """Paths of the styles."""
-
-    @property
-    def content_mask(self) -> tuple[str, ...]:
-        """Paths of the masks."""
 
     @property
     def output(self) -> str:
@@ -62,8 +54,12 @@ class Work(NamedTuple):
     existing: int
 
 
-def of_folder(settings: FolderSettings) -> Work:
+def of_folder(settings: FolderSettings, read: Mapping[str, Sequence[str]]) -> Work:
     """Plan the work on a folder of contents, in the order of names.
+
+    Args:
+        settings: What is asked for.
+        read: Flag -> paths of the pictures that are read besides the contents.
 
     Raises:
         ImagesError: The folder cannot be read, or holds no pictures.
@@ -77,11 +73,7 @@ def of_folder(settings: FolderSettings) -> Work:
             f"Expected pictures. Received: no images under {str(content)!r}. Check --content."
         )
     targets = _targets(names)
-    inputs: dict[str, Iterable[str | Path]] = {"content": [content / name for name in links]}
-    inputs |= {"style": settings.style, "content_mask": settings.content_mask}
-    inputs["style_mask"] = getattr(settings, "style_mask", ())
-    inputs["init"] = [init] if (init := getattr(settings, "init", None)) else []
-    _require_apart(inputs, output, set(targets))
+    _require_apart({**read, "content": [content / name for name in links]}, output, set(targets))
     _require_folder(output, settings.bits)
     existing = set() if settings.overwrite else _existing(output, set(targets))
     pairs = [pair for pair in zip(names, targets, strict=True) if pair[1] not in existing]
@@ -127,7 +119,7 @@ def _targets(names: Sequence[str]) -> list[str]:
 
 
 def _require_apart(
-    inputs: Mapping[str, Iterable[str | Path]], output: Path, targets: set[str]
+    inputs: Mapping[str, Sequence[str | Path]], output: Path, targets: set[str]
 ) -> None:
     """Check that no input is one of the outputs in a folder."""
     folder = os.path.realpath(output)

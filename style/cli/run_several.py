@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -32,7 +33,7 @@ def run_folder(settings: Settings, model: keras.Model, stop: InterruptHandler) -
         Error: As `folder_outputs.of_folder` and `make_all`.
         Interrupted: A signal came; finished pictures stay.
     """
-    work, cache = folder_outputs.of_folder(settings), Cache()
+    work, cache = folder_outputs.of_folder(settings, _read(settings)), Cache()
 
     def make(source: Path, target: Path) -> None:
         of_picture = dataclasses.replace(settings, content=str(source), output=str(target))
@@ -57,9 +58,9 @@ def run_interpolation(settings: Settings, model: keras.Model, stop: InterruptHan
     blends = blends_along(len(settings.style), settings.interpolate)
     digits = len(str(len(blends)))
     targets = [output.with_stem(f"{output.stem}_{i:0{digits}}") for i in range(1, len(blends) + 1)]
-    read = ("content", "style", "content_mask", "style_mask", "init")
+    read = {"content": settings.content, **_read(settings)}
     for target in targets:
-        require_distinct({name: getattr(settings, name) for name in read}, {"output": str(target)})
+        require_distinct(read, {"output": str(target)})
     for blend, target in zip(blends, targets, strict=True):
         of_picture = dataclasses.replace(settings, style_blend=blend, output=str(target))
         _make(of_picture, model, stop, cache)
@@ -72,6 +73,16 @@ def blends_along(styles: int, count: int) -> list[tuple[float, ...]]:
         weights = np.maximum(0, 1 - np.abs(np.arange(styles) - place))
         blends.append(tuple(round(float(weight), 6) for weight in weights))
     return blends
+
+
+def _read(settings: Settings) -> dict[str, Sequence[str]]:
+    """Flag -> paths of what is read besides the content; an --init that is no path names no file."""
+    return {
+        "style": settings.style,
+        "content_mask": settings.content_mask,
+        "style_mask": settings.style_mask,
+        "init": [settings.init] if settings.init else [],
+    }
 
 
 def _make(settings: Settings, model: keras.Model, stop: InterruptHandler, cache: Cache) -> None:

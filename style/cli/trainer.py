@@ -25,15 +25,12 @@ from style.feedforward.networks import Network
 from style.feedforward.precision import precision, with_precision
 from style.synthesis.defaults import resolve_layers
 from style.synthesis.options import CONTENT_LAYERS, STYLE_LAYERS
-from vgg_normalize.distributed import Workers
-from vgg_normalize.errors import DevicesError, NumericalError, UsageError
+from vgg_normalize.distributed import Workers, naming_lost_workers
+from vgg_normalize.errors import NumericalError, UsageError
 from vgg_normalize.networks import chain
 from vgg_normalize.runtime import checkpoint
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
 from vgg_normalize.weights import exporting
-
-# What TensorFlow raises where another process has gone.
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 def last_good_folder(output: str) -> Path:
@@ -147,15 +144,12 @@ class Trainer:
         board = TensorBoardWriter(self.settings.tensorboard)
         self._restore()
         first = self.done
-        try:
-            with stop.defer(), Log(self.settings.log, lambda line: line["step"] < first) as log:
-                finite = self._run_steps(stop, log, board)
-        except LOST as error:
-            raise DevicesError(
-                "Expected all workers to go on. Received: a worker was lost "
-                f"({' '.join(str(error.message).split())[:120]}). Start all of them again with "
-                "--checkpoint and --resume."
-            ) from error
+        with (
+            naming_lost_workers("--checkpoint and --resume"),
+            stop.defer(),
+            Log(self.settings.log, lambda line: line["step"] < first) as log,
+        ):
+            finite = self._run_steps(stop, log, board)
         if stop.requested and self.checkpoint is not None:
             say(f"interrupted after {self.saved} steps; go on with --resume")
         stop.raise_if_requested()

@@ -40,10 +40,25 @@ class TrainingPictures:
         self.contents = _open("--content", settings.content, settings, 2 * settings.seed)
         self.styles = _open("--style", settings.style, settings, 2 * settings.seed + 1)
         self._fixed = 0
+        self._squares: list[np.ndarray] = []
 
     def digests(self) -> dict[str, str]:
         """SHA-256 sums that tell other pictures apart."""
         return {"contents": self.contents.source.sha256, "styles": self.styles.source.sha256}
+
+    def first_squares(self, count: int) -> list[np.ndarray]:
+        """The middles of the first contents and of the first styles, [N, size, size, 3]; read once."""
+        if not self._squares:
+            self._squares = [
+                np.stack(
+                    [
+                        data.center_square(encoded, self._settings.size)
+                        for _, encoded in stream.usable(count)
+                    ]
+                )
+                for stream in (self.contents, self.styles)
+            ]
+        return self._squares
 
     def fixed_styles(self) -> tuple[list[str], list[np.ndarray]]:
         """Names and pixels [H, W, 3] of all styles; the short side is at least --size pixels.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from style.cli.training_pictures import TrainingPictures
-from style.feedforward import data
-from style.feedforward.crop_stream import CropStream
 from style.feedforward.networks import Network
 from style.images import writing
 
@@ -23,7 +21,7 @@ def save_preview(path: str, network: Network, pictures: TrainingPictures, size: 
         pictures: Its first contents and styles are shown.
         size: Side of each square, in pixels.
     """
-    contents, styles = _squares(pictures.contents, size), _squares(pictures.styles, size)
+    contents, styles = pictures.first_squares(PREVIEW_COUNT)
     if network.code is None:
         count = network.transform.input["code"].shape[-1]
         codes = np.eye(count, dtype=np.float32)[: len(styles)]
@@ -38,9 +36,3 @@ def save_preview(path: str, network: Network, pictures: TrainingPictures, size: 
     rows = [header, *(np.stack(row) for row in zip(*columns, strict=True))]
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
     writing.save(path, np.clip(sheet, 0, 1))  # an untrained network is far outside
-
-
-def _squares(pictures: CropStream, size: int) -> np.ndarray:
-    """The middles of the first pictures, [N, size, size, 3]."""
-    encoded = [encoded for _, encoded in pictures.usable(PREVIEW_COUNT)]
-    return np.stack([data.center_square(picture, size) for picture in encoded])

@@ -56,6 +56,7 @@ class CropStream:
         self._left_out: set[int] = set()
         self._unreadable = 0
         self._failures = 0  # one after the other
+        self._example = ""  # of what is left out
         # What ended the stream.
         self.failure: Error | None = None
 
@@ -92,13 +93,17 @@ class CropStream:
 
     def _load(self, position: np.int64) -> tuple[np.bool_, bytes]:
         """Whether the picture at a position can be used, and its encoded bytes."""
-        index = self._orders.index(int(position))
+        encoded = self._usable_bytes(self._orders.index(int(position)))
+        return np.bool_(bool(encoded)), encoded
+
+    def _usable_bytes(self, index: int) -> bytes:
+        """The encoded bytes of a picture, or b"" where it is left out."""
         encoded, reason, unreadable = self._read(index)
         with self._lock:
             self._failures = self._failures + 1 if reason else 0
             if reason:
                 self._leave_out(index, reason, unreadable)
-        return np.bool_(not reason), b"" if reason else encoded
+        return b"" if reason else encoded
 
     def _read(self, index: int) -> tuple[bytes, str, bool]:
         """The bytes of a picture, why it cannot be used or "", and whether it is unreadable."""
@@ -121,7 +126,7 @@ class CropStream:
         if index not in self._left_out:
             self._left_out.add(index)
             self._unreadable += unreadable
-            complaint = f"{self._name(index)!r}: {reason}"
+            complaint = self._example = f"{self._name(index)!r}: {reason}"
             if unreadable and self._unreadable > self._max_skipped:
                 self.failure = self.failure or ImagesError(
                     f"Expected at most {self._max_skipped} unreadable pictures under "
@@ -158,19 +163,13 @@ class CropStream:
             ImagesError: There are none, or too many unreadable ones.
         """
         found: list[tuple[str, bytes]] = []
-        reason = ""
         for index in range(self.source.total):
             if len(found) == count:
                 break
-            encoded, reason, unreadable = self._read(index)
-            with self._lock:
-                self._failures = self._failures + 1 if reason else 0
-                if reason:
-                    self._leave_out(index, reason, unreadable)
-            if not reason:
+            if encoded := self._usable_bytes(index):
                 found.append((self._name(index), encoded))
         if not found:
-            raise self._none(reason)
+            raise self._none(self._example)
         return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from style.objective import losses, quantiles, statistics
+from style.objective import losses, quantiles, statistics, tiling
 from style.objective.losses import StyleLoss
 from style.objective.tiling import IMAGE, TileFeatures
 from vgg_normalize.networks.preprocessing import IMAGENET_MEAN_BGR
@@ -162,8 +162,7 @@ def projection_sums(
     def sums(tile: TileFeatures) -> tf.Tensor:
         features = tile.features[0]
         values = tf.einsum("dc,hwc->dhw", tf.cast(directions, features.dtype), features)
-        after = tf.constant(shape[:2], tf.int32) - tile.origin - tile.size
-        paddings = tf.concat([[[0, 0]], tf.stack([tile.origin, after], axis=1)], 0)
+        paddings = tf.concat([[[0, 0]], tiling.margins(tile, shape)], 0)
         return tf.ensure_shape(tf.pad(values, paddings), [directions.shape[0], *shape[:2]])
 
     return sums

@@ -231,6 +231,17 @@ def tile_features(
     return owned
 
 
+def margins(tile: TileFeatures, shape: Sequence[int]) -> tf.Tensor:
+    """Rows and columns of a layer before and after a tile's positions, int32 [2, 2], to pad by.
+
+    Args:
+        tile: The tile.
+        shape: Height and width of the whole layer.
+    """
+    after = tf.constant(shape[:2], tf.int32) - tile.origin - tile.size
+    return tf.stack([tile.origin, after], axis=1)
+
+
 def _crop(features: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     piece = tf.slice(features, begin, tf.concat([[1], size, [-1]], 0))
     return tf.ensure_shape(piece, [1, None, None, features.shape[-1]])

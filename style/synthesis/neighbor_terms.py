@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from style.objective import layer_geometry, value_and_gradient
+from style.objective import layer_geometry, tiling, value_and_gradient
 from style.objective.terms import Term
 from style.objective.tiling import TileFeatures
 from style.synthesis.picture_terms import Style, as_batch, mask_for
@@ -235,8 +235,7 @@ def _placed(shape: Sequence[int]) -> Callable[[TileFeatures], tf.Tensor]:
     """A tile's features where they lie in the layer, and 0 elsewhere, [h, w, C]."""
 
     def sums(tile: TileFeatures) -> tf.Tensor:
-        after = tf.constant(shape[:2], tf.int32) - tile.origin - tile.size
-        paddings = tf.concat([tf.stack([tile.origin, after], axis=1), [[0, 0]]], 0)
+        paddings = tf.concat([tiling.margins(tile, shape), [[0, 0]]], 0)
         return tf.ensure_shape(tf.pad(tile.features[0], paddings), shape)
 
     return sums

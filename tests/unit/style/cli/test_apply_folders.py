@@ -246,7 +246,7 @@ def test_the_time_to_list_a_folder_grows_with_its_size(tmp_path):
         found = []
         for _ in range(3):
             began = time.process_time()
-            assert len(folder_outputs.of_folder(settings).pairs) == count
+            assert len(folder_outputs.of_folder(settings, {}).pairs) == count
             found.append(time.process_time() - began)
         return min(found)
 
