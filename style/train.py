@@ -10,7 +10,14 @@ from typing import Any
 from absl import flags
 
 from style.cli.common_flags import Add, define_checkpoint_flags
-from style.cli.settings import TRAINING, TRAINING_LOSSES, TrainSettings, parse_layers
+from style.cli.settings import (
+    NORMALIZATIONS,
+    TRAINING,
+    TRAINING_LOSSES,
+    TrainSettings,
+    parse_layers,
+)
+from vgg_normalize.errors import UsageError
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
@@ -32,6 +39,17 @@ def define_flags(values: flags.FlagValues) -> None:
     add(string, "content", "Content pictures: a folder, a .tar, or tfds:NAME/SPLIT.")
     add(string, "style", "Folder or .tar of style pictures; with cin, each one becomes a style.")
     add(string, "output", "Directory to save the network in.")
+    add(
+        flags.DEFINE_enum,
+        "normalization",
+        list(NORMALIZATIONS),
+        "Normalisation of the networks of encoder and cin, before the style's scale and offset.",
+    )
+    add(
+        flags.DEFINE_bool,
+        "spectral",
+        "Divide the kernels of these networks by their spectral norms at each step.",
+    )
     _define_run_flags(add)
     _define_optimization_flags(add)
     _define_loss_flags(add)
@@ -142,6 +160,13 @@ def _by_method(name: str) -> str:
 def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) -> None:
     """Run with the parsed flags; TensorFlow is imported only now, so wrong flags fail at once."""
     values = dict(settings)
+    if settings["method"] == "adain" and (
+        settings["normalization"] != "instance" or settings["spectral"]
+    ):
+        raise UsageError(
+            "Expected no --normalization and no --spectral with --method=adain, whose decoder has no "
+            "normalisation. Received: one. Leave it out, or use --method=encoder or cin."
+        )
     for name in ("content_layers", "style_layers"):
         values[name] = parse_layers(name, settings[name])
     for name, default in TRAINING[settings["method"]].items():

@@ -37,6 +37,8 @@ class Settings(Options):
 
 # Style losses that networks are trained with; directions that change have no place there.
 TRAINING_LOSSES = tuple(name for name in strength.FACTORS if name != "sliced_wasserstein")
+# Keys of `feedforward.normalizations.NORMALIZATIONS`, known without TensorFlow.
+NORMALIZATIONS = ("instance", "batch", "synchronized", "layer", "group", "pixel", "none")
 # What a checkpoint need not agree on: of pictures and weights it knows the content.  More steps are
 # more of the same; `TransferCheckpoint` sees where they are not.
 CHECKPOINT_IGNORED = (
@@ -78,6 +80,8 @@ class TrainSettings:
     content_weight: float = 1.0
     style_weight: float | None = None
     tv_weight: float = 0.0
+    normalization: str = "instance"
+    spectral: bool = False
     seed: int = 0
     precision: str = "float32"
     strategy: str = "auto"

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -86,7 +87,8 @@ class Trainer:
         self.step = training.step_function(
             self.network, self.model, config, optimizer, targets=targets, strategy=strategy
         )
-        self.variables = [*self.network.variables, *optimizer.variables]
+        self.weights = [*self.network.variables, *self.network.state]
+        self.variables = [*self.weights, *optimizer.variables]
         self.checkpoint = self._open_checkpoint(optimizer)
         self.done = 0  # steps
         self.places: Places = (0, 0)  # where the streams of pictures go on
@@ -96,12 +98,13 @@ class Trainer:
     def _build_network(self, model: keras.Model) -> Network:
         settings = self.settings
         style_names = tuple(name for name, _ in settings.style_layers)
+        residual: dict[str, Any] = {
+            name: getattr(settings, name) for name in ("normalization", "spectral", "seed")
+        }
         builders: dict[str, Callable[[], Network]] = {
             "adain": lambda: networks.adain(model, seed=settings.seed),
-            "encoder": lambda: networks.style_encoder(
-                model, layers=style_names, seed=settings.seed
-            ),
-            "cin": lambda: networks.cin(len(self.style_names), seed=settings.seed),
+            "encoder": lambda: networks.style_encoder(model, layers=style_names, **residual),
+            "cin": lambda: networks.cin(len(self.style_names), **residual),
         }
         return builders[settings.method]()
 
@@ -118,7 +121,7 @@ class Trainer:
         bound["replicas"] = self.replicas
         return TrainingCheckpoint(
             self.settings.checkpoint,
-            self.network.variables,
+            self.weights,
             list(optimizer.variables),
             checkpoint.fingerprint({**bound, "tensorflow": tf.__version__}),
         )
@@ -244,7 +247,8 @@ class Trainer:
         if self.settings.precision != "float32":
             model = with_precision(model, "float32")
             network = self._build_network(model)
-            for variable, trained in zip(network.variables, self.network.variables, strict=True):
+            weights = [*network.variables, *network.state]
+            for variable, trained in zip(weights, self.weights, strict=True):
                 variable.assign(trained)
         saved_network.save(network, model, folder, styles=self.style_names, settings=settings)
 

@@ -15,11 +15,20 @@ from typing import Any, NamedTuple
 
 import keras
 
+from style.feedforward.blocks import (
+    CODE_SIZE,
+    convolution,
+    glorot,
+    mapping_network,
+    residual_network,
+    scaled,
+)
 from style.feedforward.layers import (
     AdaptiveInstanceNormalization,
     ConditionalInstanceNormalization,
     moments,
 )
+from style.feedforward.normalizations import NORMALIZATIONS
 from vgg_normalize.errors import NetworkError
 from vgg_normalize.networks import chain
 
@@ -27,10 +36,6 @@ from vgg_normalize.networks import chain
 ADAIN_LAYER = "block4_conv1"
 # About the mean of photographs (ImageNet's is 0.485, 0.456, 0.406).
 GREY = 0.45
-# Size of the code that a learnt style encoder gives (Ghiasi et al. 2017).
-CODE_SIZE = 100
-# Residual blocks of the networks after Dumoulin et al.
-BLOCKS = 5
 
 
 class Network(NamedTuple):
@@ -61,32 +66,13 @@ class Network(NamedTuple):
 
     @property
     def variables(self) -> list[Any]:
-        """The weights that training changes."""
+        """The weights that have gradients."""
         return [v for model in self.trainable_models for v in model.trainable_variables]
 
-
-@keras.saving.register_keras_serializable(package="style")
-class ReflectionPadding2D(keras.layers.Layer):
-    """Padding by reflection, without repeating the border: [B, H, W, C] -> [B, H + 2n, W + 2n, C].
-
-    Args:
-        size: n, the pixels added on each side; less than H and W.
-    """
-
-    def __init__(self, size: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.size = size
-
-    def call(self, x: Any) -> Any:
-        n = self.size
-        return keras.ops.pad(x, [[0, 0], [n, n], [n, n], [0, 0]], mode="reflect")
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        batch, *sides, channels = input_shape
-        return (batch, *(side and side + 2 * self.size for side in sides), channels)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "size": self.size}
+    @property
+    def state(self) -> list[Any]:
+        """What training changes besides: moving averages, estimates of singular vectors."""
+        return [v for model in self.trainable_models for v in model.non_trainable_variables]
 
 
 def adain(model: keras.Model, *, layer: str | None = None, seed: int = 0) -> Network:
@@ -159,7 +145,7 @@ def mirrored_decoder(model: keras.Model, layer: str, *, seed: int = 0) -> tuple[
                 small = keras.initializers.VarianceScaling(0.01, seed=random)
                 options = {"kernel_initializer": small}
                 options["bias_initializer"] = keras.initializers.Constant(GREY)
-            x = _convolution(x, channels, encoder_layer.kernel_size[0], random, **options)
+            x = convolution(x, channels, encoder_layer.kernel_size[0], random, **options)
         elif isinstance(encoder_layer, (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)):
             x = keras.layers.UpSampling2D(encoder_layer.strides)(x)
             stride *= encoder_layer.strides[0]
@@ -176,36 +162,43 @@ def _channels(layers: list[keras.Layer]) -> int:
     return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)][-1].filters
 
 
-def _convolution(x: Any, filters: int, kernel: int, random: Any, **options: Any) -> Any:
-    """A convolution of x [B, H, W, C], padded by reflection."""
-    x = ReflectionPadding2D(kernel // 2)(x)
-    options.setdefault("kernel_initializer", keras.initializers.HeNormal(seed=random))
-    return keras.layers.Conv2D(filters, kernel, **options)(x)
-
-
-def _glorot(random: Any) -> Any:
-    return keras.initializers.GlorotNormal(seed=random)
-
-
-def cin(styles: int, *, seed: int = 0) -> Network:
+def cin(
+    styles: int, *, normalization: str = "instance", spectral: bool = False, seed: int = 0
+) -> Network:
     """A residual network with conditional instance normalisation: S fixed styles, mixed by weights.
 
     Args:
         styles: S, the number of styles.
+        normalization: A key of `NORMALIZATIONS`; the style's scale and offset follow all of them.
+        spectral: Whether each kernel is divided by its spectral norm at each step of training.
         seed: Seed of the initial weights.
 
-    Reference: Dumoulin, Shlens and Kudlur, ICLR 2017, table 1.
+    Reference: Dumoulin, Shlens and Kudlur, ICLR 2017, table 1; spectral normalisation: Miyato et
+    al., ICLR 2018.
     """
     code = keras.Input((styles,), name="code")
 
     def normalize(x: Any) -> Any:
-        return ConditionalInstanceNormalization(styles)([x, code])
+        if normalization == "instance":
+            return ConditionalInstanceNormalization(styles)([x, code])
+        scale, offset = (
+            keras.layers.Dense(x.shape[-1], use_bias=False, kernel_initializer=initial)(code)
+            for initial in ("ones", "zeros")
+        )
+        return scaled(NORMALIZATIONS[normalization](x.shape[-1])(x), scale, offset)
 
-    transform = _residual_network(code, normalize, seed)
+    transform = residual_network(code, normalize, seed, spectral)
     return Network("cin", None, transform, (transform,), 4)
 
 
-def style_encoder(model: keras.Model, *, layers: tuple[str, ...] = (), seed: int = 0) -> Network:
+def style_encoder(
+    model: keras.Model,
+    *,
+    layers: tuple[str, ...] = (),
+    normalization: str = "instance",
+    spectral: bool = False,
+    seed: int = 0,
+) -> Network:
     """As `cin`, but scales and offsets come from a code that is predicted from any style picture.
 
     The moments of the style's VGG features go through two hidden layers to a code z of 100 numbers,
@@ -216,7 +209,7 @@ def style_encoder(model: keras.Model, *, layers: tuple[str, ...] = (), seed: int
     Args:
         model: A normalised VGG.
         layers: Names of the layers whose moments are taken; default: those of `style_layers`.
-        seed: Seed of the initial weights.
+        normalization, spectral, seed: As of `cin`.
 
     Reference: Ghiasi et al., "Exploring the structure of a real-time, arbitrary neural artistic
     stylization network", BMVC 2017; Karras et al. 2019, section 2.
@@ -224,7 +217,7 @@ def style_encoder(model: keras.Model, *, layers: tuple[str, ...] = (), seed: int
     random = keras.random.SeedGenerator(seed + 1)
     names = layers or style_layers(model)
     encoder = chain.features(model, names)
-    mapping = _mapping_network(2 * sum(encoder.output[name].shape[-1] for name in names), random)
+    mapping = mapping_network(2 * sum(encoder.output[name].shape[-1] for name in names), random)
 
     def encode_features(features: Mapping[str, Any]) -> Any:
         statistics = [part for name in names for part in moments(features[name])]
@@ -236,50 +229,19 @@ def style_encoder(model: keras.Model, *, layers: tuple[str, ...] = (), seed: int
     def normalize(x: Any) -> Any:
         channels = x.shape[-1]
         gamma = keras.layers.Dense(
-            channels, bias_initializer="ones", kernel_initializer=_glorot(random)
+            channels, bias_initializer="ones", kernel_initializer=glorot(random)
         )(code)
-        beta = keras.layers.Dense(channels, kernel_initializer=_glorot(random))(code)
-        return AdaptiveInstanceNormalization()([x, gamma, beta])
+        beta = keras.layers.Dense(channels, kernel_initializer=glorot(random))(code)
+        if normalization == "instance":
+            return AdaptiveInstanceNormalization()([x, gamma, beta])
+        return scaled(NORMALIZATIONS[normalization](channels)(x), gamma, beta)
 
-    transform = _residual_network(code, normalize, seed)
+    transform = residual_network(code, normalize, seed, spectral)
     encode = keras.Model(style, encode_features(encoder(style)), name="code")
     return Network("encoder", encode, transform, (mapping, transform), 4, encode_features, names)
-
-
-def _mapping_network(size: int, random: Any) -> keras.Model:
-    """Moments [B, size] -> code [B, 100], through two hidden layers of 256."""
-    statistics = keras.Input((size,))
-    x = statistics
-    for _ in range(2):
-        initializer = keras.initializers.HeNormal(seed=random)
-        x = keras.layers.Dense(256, "relu", kernel_initializer=initializer)(x)
-    x = keras.layers.Dense(CODE_SIZE, kernel_initializer=_glorot(random))(x)
-    return keras.Model(statistics, x, name="mapping")
 
 
 def style_layers(model: keras.Model) -> tuple[str, ...]:
     """Names of the layers blockK_conv1, K = 1 to 5, that a model has; without any, its deepest."""
     names = [stage.layer.name for stage in chain.stages(model)]
     return tuple(n for k in range(1, 6) if (n := f"block{k}_conv1") in names) or (names[-1],)
-
-
-def _residual_network(code: Any, normalize: Callable[[Any], Any], seed: int) -> keras.Model:
-    """Down by 4, residual blocks, up again; `normalize` follows every convolution."""
-    random = keras.random.SeedGenerator(seed)
-
-    def block(x: Any, filters: int, kernel: int, *, strides: int = 1, relu: bool = True) -> Any:
-        x = _convolution(x, filters, kernel, random, strides=strides)
-        x = normalize(x)
-        return keras.layers.ReLU()(x) if relu else x
-
-    content = keras.Input((None, None, 3), name="content")
-    x = block(content, 32, 9)
-    x = block(x, 64, 3, strides=2)
-    x = block(x, 128, 3, strides=2)
-    for _ in range(BLOCKS):
-        x = keras.layers.Add()([x, block(block(x, 128, 3), 128, 3, relu=False)])
-    for filters in (64, 32):
-        x = block(keras.layers.UpSampling2D(2)(x), filters, 3)
-    x = normalize(_convolution(x, 3, 9, random))
-    image = keras.layers.Activation("sigmoid")(x)
-    return keras.Model({"content": content, "code": code}, {"image": image}, name="transform")

@@ -125,7 +125,7 @@ def objective(
     loss = config.make_style_loss()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:
-        outputs = network.transform({"content": content, "code": code})
+        outputs = network.transform({"content": content, "code": code}, training=True)
         outputs = {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
         features = extract(outputs["image"])
         if network.target_layer:
@@ -171,8 +171,10 @@ class TrainingStep:
     weights inside the graph before it changes them: one copy on the device and none in Python.
 
     Args:
-        compute_gradients: (content, style) -> total, {term: value}, gradients.
+        compute_gradients: (content, style) -> total, {term: value}, gradients, and the values that
+            the forward pass gives variables, {index in variables and state: value}.
         variables: The weights that are learnt.
+        state: What else changes.
         optimizer: Built for `variables`.
         strategy: Devices that share each batch equally, of which each computes the gradients of its
             part; their mean is that of the batch.  All processes then take the same step.
@@ -180,21 +182,22 @@ class TrainingStep:
 
     def __init__(
         self,
-        compute_gradients: Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]],
+        compute_gradients: Callable[..., tuple[Any, ...]],
         variables: list[Any],
+        state: list[Any],
         optimizer: keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         self._compute_gradients, self._optimizer = compute_gradients, optimizer
         self._strategy = strategy
-        self._variables = variables
+        self._variables, self._changed = variables, [*variables, *state]
         self._last_good: list[tf.Variable] = []
         self._graph = tf.function(self._step, autograph=False)
 
     def __call__(self, content: tf.Tensor, style: tf.Tensor) -> dict[str, tf.Tensor]:
         if not self._last_good:
             # Only now: a checkpoint may have been loaded since this was made.
-            self._last_good = [tf.Variable(v.value, trainable=False) for v in self._variables]
+            self._last_good = [tf.Variable(v.value, trainable=False) for v in self._changed]
         return self._graph(self._share(content), self._share(style))
 
     def _share(self, batch: tf.Tensor) -> Any:
@@ -220,15 +223,17 @@ class TrainingStep:
         )
 
     def _step(self, content: tf.Tensor, style: tf.Tensor) -> dict[str, tf.Tensor]:
-        total, terms, gradients = self._mean_gradients(content, style)
+        total, terms, gradients, assigned = self._mean_gradients(content, style)
         # A loss that is scaled may overflow: its optimizer then skips the step and lowers the scale.
         finite = tf.constant(True)
         if not isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
 
         def update() -> tf.Tensor:
-            for copy, variable in zip(self._last_good, self._variables, strict=True):
+            for copy, variable in zip(self._last_good, self._changed, strict=True):
                 copy.assign(variable.value)
+            for index, value in assigned.items():
+                self._changed[index].assign(value)
             self._optimizer.apply(gradients, self._variables)
             return tf.constant(True)
 
@@ -237,7 +242,7 @@ class TrainingStep:
 
     def restore_last_good(self) -> None:
         """Put back the weights that the last finite loss was computed with."""
-        for variable, copy in zip(self._variables, self._last_good, strict=True):
+        for variable, copy in zip(self._changed, self._last_good, strict=True):
             variable.assign(copy)
 
 
@@ -275,7 +280,9 @@ def step_function(
             batch_targets = _targets(loss, features, config.style_layers)
         else:
             batch_targets = tf.nest.map_structure(lambda part: tf.gather(part, style), targets)
-        with tf.GradientTape() as tape:
+        # What layers assign, they assign in this scope alone: a step may yet turn out not finite, and
+        # devices that share a batch would overwrite each other's.
+        with tf.GradientTape() as tape, keras.StatelessScope() as scope:
             if network.encode_features is None:
                 code = tf.one_hot(style, network.transform.input["code"].shape[-1])
             else:
@@ -283,6 +290,8 @@ def step_function(
             values = terms(content, code, batch_targets)
             total = tf.add_n(list(values.values()))
             scaled = optimizer.scale_loss(total)
-        return total, values, tape.gradient(scaled, [v.value for v in variables])
+        current = [scope.get_current_value(v) for v in (*variables, *network.state)]
+        assigned = {i: value for i, value in enumerate(current) if value is not None}
+        return total, values, tape.gradient(scaled, [v.value for v in variables]), assigned
 
-    return TrainingStep(compute_gradients, variables, optimizer, strategy)
+    return TrainingStep(compute_gradients, variables, network.state, optimizer, strategy)

@@ -16,7 +16,7 @@ from PIL import Image
 import vgg_normalize as vn
 from style.cli import folder_outputs
 from style.cli.settings import ApplySettings
-from style.feedforward import networks, saved_network
+from style.feedforward import blocks, networks, saved_network
 from style.images import writing
 from style.objective import memory_budget
 from vgg_normalize.errors import OutputError
@@ -32,7 +32,7 @@ def world(tmp_path_factory) -> Path:
     world = tmp_path_factory.mktemp("world")
     model = draw_weights(vn.build("vgg19", weights="random", last_layer="block2_conv1"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "BLOCKS", 1)
+        patch.setattr(blocks, "BLOCKS", 1)
         made = ((networks.adain(model), []), (networks.cin(2), ["a.png", "b.png"]))
     for network, styles in made:
         saved_network.save(network, model, world / network.method, styles=styles, settings={})
@@ -440,7 +440,7 @@ PEAK = """
 import sys
 import numpy as np
 import vgg_normalize as vn
-from style.feedforward import networks
+from style.feedforward import blocks
 from style.feedforward.saved_network import SavedNetwork
 
 def status(key):

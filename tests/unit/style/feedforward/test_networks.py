@@ -10,9 +10,9 @@ import pytest
 from helpers import draw_weights, images, tiny_chain
 
 import vgg_normalize as vn
-from style.feedforward import networks
+from style.feedforward import blocks, networks
+from style.feedforward.blocks import ReflectionPadding2D
 from style.feedforward.layers import ConditionalInstanceNormalization
-from style.feedforward.networks import ReflectionPadding2D
 from vgg_normalize.errors import NetworkError
 from vgg_normalize.networks.vgg_layers import FILTERS
 
@@ -117,12 +117,12 @@ def test_the_network_of_fixed_styles_is_dumoulins():
     layers = network("cin").transform.layers
     kernels = [one for one in layers if isinstance(one, keras.layers.Conv2D)]
     found = [(one.filters, one.kernel_size[0], one.strides[0]) for one in kernels]
-    blocks = [(128, 3, 1)] * 10
+    residual = [(128, 3, 1)] * 10
     down, up = [(32, 9, 1), (64, 3, 2), (128, 3, 2)], [(64, 3, 1), (32, 3, 1), (3, 9, 1)]
-    assert found == [*down, *blocks, *up]
+    assert found == [*down, *residual, *up]
     normalised = [one for one in layers if isinstance(one, ConditionalInstanceNormalization)]
     assert len(normalised) == len(kernels)
-    assert sum(isinstance(one, keras.layers.Add) for one in layers) == networks.BLOCKS == 5
+    assert sum(isinstance(one, keras.layers.Add) for one in layers) == blocks.BLOCKS == 5
 
 
 # What a code does.
@@ -204,7 +204,7 @@ def test_the_encoder_tells_styles_apart_and_knows_nothing_of_the_rest_of_a_batch
     np.testing.assert_allclose(both[1:], alone, atol=1e-5)
     swapped = made("encoder", content, codes("encoder")[::-1])["image"]
     assert np.abs(both - swapped).max() > 1e-4
-    assert codes("encoder").shape == (2, networks.CODE_SIZE)
+    assert codes("encoder").shape == (2, blocks.CODE_SIZE)
 
 
 # What is learnt.

@@ -13,7 +13,7 @@ from helpers import encode, images, picture, pictures, tiny_chain
 
 import vgg_normalize as vn
 from style.cli.settings import TRAINING_LOSSES
-from style.feedforward import crop_stream, data, networks, training
+from style.feedforward import blocks, crop_stream, data, networks, training
 from style.feedforward.training import LossConfig
 from style.objective import losses, value_and_gradient
 from vgg_normalize.data.sources import open_source
@@ -320,7 +320,7 @@ def test_steps_lower_the_loss_and_leave_the_vgg_alone():
 
 
 def test_one_small_step_of_fixed_styles_lowers_the_loss(monkeypatch):
-    monkeypatch.setattr(networks, "BLOCKS", 1)
+    monkeypatch.setattr(blocks, "BLOCKS", 1)
     weights = LossConfig(LAYERS, LAYERS, style_loss="gram")
     styles = images(2, 20, 28, seed=4)
     own = networks.cin(2)
