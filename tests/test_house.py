@@ -105,7 +105,7 @@ NORMALIZE = (
         "layer_comparison",
         "comparison",
     ),
-    *("shipped_means", "saved_model", "saved_network"),
+    *("shipped_means", "onnx_files", "saved_model", "saved_network"),
 )
 ROOMS: dict[str, set[str]] = {
     "vgg_normalize.errors": set(),

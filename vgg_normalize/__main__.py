@@ -209,7 +209,7 @@ def _define_output_flags(add: Add) -> None:
         flags.DEFINE_list,
         "formats",
         "Formats to save the normalised network in, separated by commas: saved_model, h5, npz, "
-        "safetensors, adain.",
+        "safetensors, adain, onnx (which needs the extra [onnx]).",
     )
     add(
         flags.DEFINE_string,

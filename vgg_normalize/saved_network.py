@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from vgg_normalize.errors import NetworkError, OutputError
+from vgg_normalize import onnx_files
+from vgg_normalize.errors import Error, NetworkError, OutputError
 from vgg_normalize.means import Means
 from vgg_normalize.networks import borders as borders  # registers its layer, for `load`
 from vgg_normalize.networks import chain
@@ -43,7 +44,8 @@ def save(
         means: The means that it was normalised with; they are stored in `assets/means.json`.
         directory: Directory to make; it must not exist.
         formats: Any of "saved_model", "h5" (for keras.applications), "npz" and "safetensors" (for
-            PyTorch and JAX), and "adain" (for the `net.vgg` of AdaIN in PyTorch).
+            PyTorch and JAX), "adain" (for the `net.vgg` of AdaIN in PyTorch), and "onnx" (for ONNX
+            Runtime; needs the extra [onnx]).
         settings: How the means were measured, for `assets/means.json`; "resize" and "image_size"
             also tell the signature `image_bytes` how to resize (squash to 224, or to the only size
             that the network takes).
@@ -100,12 +102,13 @@ def write(
             named_weights(model), path, settings
         ),
         "adain": lambda path: exporting.write_safetensors(adain_tensors(model), path, settings),
+        "onnx": lambda path: onnx_files.write_features(model, path),
     }
     require_formats(model, formats)
     for form in formats:
         try:
             writers[form](directory / file_name(model, form))
-        except NetworkError:
+        except Error:
             raise
         except (OSError, RuntimeError, tf.errors.OpError) as error:  # h5py raises RuntimeError
             raise _cannot_write(directory / file_name(model, form), error) from error

@@ -88,10 +88,21 @@ def _apply_padded(
 ) -> dict[str, tf.Tensor]:
     """Pad by reflection to multiples of the stride, apply, crop to the content, clip to [0, 1]."""
     shape = tf.shape(content)
-    after = -shape[1:3] % stride
-    padding = [[0, 0], [0, after[0]], [0, after[1]], [0, 0]]
-    image = body(tf.pad(content, padding, "SYMMETRIC"))
+    padded = content
+    for axis in (1, 2):
+        padded = tf.gather(padded, _mirrored(shape[axis], stride), axis=axis)
+    image = body(padded)
     return {"image": tf.clip_by_value(image[:, : shape[1], : shape[2]], 0.0, 1.0)}
+
+
+def _mirrored(side: tf.Tensor, stride: int) -> tf.Tensor:
+    """Positions to read for a side of whole strides: 0 1 2 3 4 4 3 2 for 5 pixels, stride 4.
+
+    Not `tf.pad(..., "SYMMETRIC")`: ONNX has no such padding, and what tf2onnx puts in its place crops
+    pictures whose sides are no multiples.
+    """
+    positions = tf.range((side + stride - 1) // stride * stride)
+    return tf.minimum(positions, 2 * side - 1 - positions)
 
 
 def _function(body: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:

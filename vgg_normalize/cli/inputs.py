@@ -13,6 +13,7 @@ from vgg_normalize.cli.settings import Settings
 from vgg_normalize.data import sources
 from vgg_normalize.errors import DevicesError, UsageError
 from vgg_normalize.networks import chain, vgg_layers
+from vgg_normalize.runtime.extras import require_extras
 from vgg_normalize.runtime.progress import Heartbeat, say
 from vgg_normalize.weights import loading
 
@@ -41,7 +42,7 @@ def require_valid(settings: Settings) -> None:
     """Check what can be checked before anything is opened.
 
     Raises:
-        UsageError: Flags contradict each other, or a format is unknown.
+        UsageError: Flags contradict each other, a format is unknown, or its packages are missing.
     """
     if settings.include_top and (settings.resize == "none" or settings.image_size != 224):
         raise UsageError(
@@ -54,6 +55,8 @@ def require_valid(settings: Settings) -> None:
             f"Expected formats of {', '.join(saved_network.FORMATS)}. Received: "
             f"{', '.join(unknown) or 'none'}. Correct --formats."
         )
+    if settings.task == "normalize":
+        require_extras(settings.formats)
 
 
 def open_inputs(settings: Settings) -> Inputs:

@@ -90,6 +90,7 @@ def _write_output(
             means.save(folder / "means.npz")
         else:
             directory.empty_new()
+            facts["formats"] = []
         json_report.write(folder, facts, means, check)
     _commit(settings, directory, means, check)
 

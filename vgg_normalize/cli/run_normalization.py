@@ -1,4 +1,7 @@
-"""Normalising a network: rescale it, save it, read it back, and verify what was read."""
+"""Normalising a network: rescale it, save it, read it back, and verify what was read.
+
+An ONNX file is not read back but run: its features must be the network's, and its weights' bits.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vgg_normalize import rescaling, saved_network, verification
+from vgg_normalize import onnx_files, rescaling, saved_network, verification
 from vgg_normalize.cli.inputs import Inputs
 from vgg_normalize.cli.settings import Settings
 from vgg_normalize.data import sources
@@ -21,6 +24,8 @@ from vgg_normalize.verification import Check
 
 # Of images in the verification, which runs two networks at once.
 LARGEST_BATCH = 4
+# On how many images ONNX Runtime is compared with TensorFlow.
+ONNX_IMAGES = 4
 
 
 def run(
@@ -33,10 +38,11 @@ def run(
         inputs: The images and the original network.
         means: The channel means to divide by.
         folder: Where the files are written.
-        facts: What `report.json` will say of the run.
+        facts: What `report.json` will say of the run; "formats" is added.
 
     Raises:
-        VerificationError: The files do not hold the same weights.
+        VerificationError: The files do not hold the same weights, or ONNX Runtime computes
+            something else.
     """
     normalized = rescaling.normalize(inputs.model, means)
     Heartbeat.doing("saving")
@@ -47,10 +53,14 @@ def run(
         formats=settings.formats,
         settings={**facts["settings"], "weights": inputs.weights.description},
     )
-    first, *others = [name for name in saved_network.FORMATS if name in settings.formats]
-    reloaded = saved_network.reload(normalized, folder, first)
-    for name in others:
+    written = [name for name in saved_network.FORMATS if name in settings.formats]
+    readable = [name for name in written if name != "onnx"]
+    reloaded = saved_network.reload(normalized, folder, readable[0]) if readable else normalized
+    for name in readable[1:]:
         _require_equal(reloaded, saved_network.reload(normalized, folder, name), name)
+    facts["formats"] = [_artefact(folder, normalized, name) for name in written]
+    if "onnx" in written:
+        facts["formats"][-1]["worst_difference"] = _require_same_onnx(inputs, reloaded, folder)
     indices = sources.representative(inputs.source, settings.check_images)
     progress = Progress(len(indices), title="checking")
     check = verification.check(
@@ -58,7 +68,7 @@ def run(
         reloaded,
         means,
         _batches(inputs, indices, progress),
-        artefact=saved_network.saved_function(folder) if first == "saved_model" else None,
+        artefact=saved_network.saved_function(folder) if "saved_model" in written else None,
         other_images=bool(facts.get("mismatches"))
         or means.settings.get("images_sha256") != inputs.source.sha256,
     )
@@ -85,3 +95,36 @@ def _require_equal(model: keras.Model, other: keras.Model, other_format: str) ->
                 f"Expected the same weights in every artefact. Received: {name} of {other_format}, "
                 "which differs. Check the disk and run again."
             )
+
+
+def _artefact(folder: Path, model: keras.Model, form: str) -> dict[str, Any]:
+    """The entry of `report.json` for an artefact; its weights are equal bit for bit."""
+    path = folder / saved_network.file_name(model, form)
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return {"name": form, "file": path.name, "bytes": size, "worst_difference": 0.0}
+
+
+def _require_same_onnx(inputs: Inputs, model: keras.Model, folder: Path) -> float:
+    """Check that the ONNX file is the network, and return the worst difference of its features."""
+    path = folder / saved_network.file_name(model, "onnx")
+    missing = onnx_files.missing_weights(path, model)
+    if missing:
+        raise VerificationError(
+            f"Expected the same weights in every artefact. Received: {path.name} without those of "
+            f"{missing[0]}. Check the disk and run again."
+        )
+    indices = sources.representative(inputs.source, ONNX_IMAGES)
+    progress = Progress(len(indices), title="checking ONNX")
+    worst = max(
+        onnx_files.worst_difference(path, model, np.asarray(images))
+        for images in _batches(inputs, indices, progress)
+    )
+    progress.close()
+    if not worst <= onnx_files.TOLERANCE:
+        raise VerificationError(
+            f"Expected {path.name} to give the network's features within {onnx_files.TOLERANCE:g} "
+            f"of the largest. Received: {worst:.2g}. Leave onnx out of --formats, or install "
+            "other versions of tf2onnx and onnxruntime."
+        )
+    return worst

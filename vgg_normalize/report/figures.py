@@ -1,4 +1,4 @@
-"""Figures of the reports, as images inside the page."""
+"""Figures of the reports, inside the page, and of the model cards."""
 
 from __future__ import annotations
 
@@ -17,13 +17,28 @@ def figure(
     *,
     unit: str = "mean activation",
 ) -> str:
-    """Draw one number per filter by layer on a logarithmic axis, as an <img> element.
+    """The picture of `figure_png` as an <img> element; the arguments are the same."""
+    encoded = base64.b64encode(figure_png(values, title, span, unit=unit)).decode()
+    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{encoded}">'
+
+
+def figure_png(
+    values: Mapping[str, np.ndarray],
+    title: str,
+    span: Sequence[float] = (1.0,),
+    *,
+    unit: str = "mean activation",
+) -> bytes:
+    """Draw one number per filter by layer on a logarithmic axis.
 
     Args:
         values: Layer name to one number per filter, [C]; only positive ones are drawn.
         title: Title of the figure.
         span: Numbers that the axis must include, so that two figures can share one axis.
         unit: Label of the axis.
+
+    Returns:
+        A PNG.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -57,5 +72,4 @@ def figure(
         axes.spines[["top", "right"]].set_visible(False)
         buffer = io.BytesIO()
         canvas.savefig(buffer, format="png", dpi=200)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{encoded}">'
+    return buffer.getvalue()

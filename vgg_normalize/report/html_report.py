@@ -13,6 +13,7 @@ from vgg_normalize.means import RARE, Means
 from vgg_normalize.report.figures import figure
 from vgg_normalize.report.loading_guide import loading_guide
 from vgg_normalize.report.page import page, table, verdict_box
+from vgg_normalize.report.proof_table import proof_rows
 from vgg_normalize.verification import Check
 
 
@@ -114,7 +115,11 @@ def _check_verdict(content: Mapping[str, Any], means: Means, check: Check) -> st
     else:
         lead = f"<b>The proof failed</b> on {check.images} images; nothing was saved."
     return verdict_box(
-        check.passed, lead + _check_notes(content, means, check) + _check_table(check), "div"
+        check.passed,
+        lead
+        + _check_notes(content, means, check)
+        + table(("what was checked", "found", "limit"), proof_rows(check)),
+        "div",
     )
 
 
@@ -136,35 +141,6 @@ def _check_notes(content: Mapping[str, Any], means: Means, check: Check) -> str:
     if check.silent:
         notes += f" No filter fired in {', '.join(check.silent)}: nothing was compared there."
     return notes
-
-
-def _check_table(check: Check) -> str:
-    """Each error of the check beside its limit.
-
-    Features are f [H, W, C], channel means m [C] and outputs z of the original network, f', m' and
-    z' those of the normalised one, and s [C] the scales.
-    """
-    errors = [
-        (
-            "features are the originals divided by the scales: max |s f' - f| / max |f|",
-            check.worst_feature_error,
-            verification.FEATURE_TOLERANCE,
-        ),
-        (
-            "channel means are one: max |s m' - m| / max(m, 0.001 average)",
-            check.worst_mean_deviation,
-            verification.MEAN_TOLERANCE,
-        ),
-        (
-            "predictions are unchanged: max |z' - z| / max |z|",
-            check.worst_output_error,
-            verification.OUTPUT_TOLERANCE,
-        ),
-    ]
-    rows = [
-        (what, f"{error:.1e}", f"{limit:.0e}") for what, error, limit in errors if error is not None
-    ]
-    return table(("what was checked", "found", "limit"), rows)
 
 
 def _layer_table(entries: Sequence[Mapping[str, Any]]) -> str:

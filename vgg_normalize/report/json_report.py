@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from vgg_normalize import __version__, verification
 from vgg_normalize.means import Means
-from vgg_normalize.report import html_report
+from vgg_normalize.report import html_report, network_card
 from vgg_normalize.verification import Check
 
 # A layer counts as normalised when its means are 1 within this, or within three standard errors.
@@ -58,7 +58,7 @@ def peak_memory() -> int:
 
 
 def write(folder: Path, facts: Mapping[str, Any], means: Means, check: Check | None) -> None:
-    """Write `report.json` and `report.html`.
+    """Write `report.json`, `report.html` and, of a network that was proved, the model card.
 
     Args:
         folder: Directory to write to.
@@ -85,6 +85,8 @@ def write(folder: Path, facts: Mapping[str, Any], means: Means, check: Check | N
     }
     write_json(folder, content)
     (folder / "report.html").write_text(html_report.render_html(content, means, check))
+    if check is not None and check.passed:
+        network_card.write(folder, content, means, check)
 
 
 def write_json(folder: Path, content: Mapping[str, Any]) -> None:

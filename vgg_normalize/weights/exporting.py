@@ -17,7 +17,7 @@ from vgg_normalize.networks import chain, vgg_layers
 from vgg_normalize.weights import files, layouts
 from vgg_normalize.weights.layouts import CONVERSION
 
-FORMATS = ("saved_model", "h5", "npz", "safetensors", "adain")
+FORMATS = ("saved_model", "h5", "npz", "safetensors", "adain", "onnx")
 # Bytes that an HDF5 file has at most besides its arrays.
 HDF5_OVERHEAD = 1 << 18
 
@@ -31,6 +31,7 @@ def file_name(model: keras.Model, form: str) -> str:
         "npz": f"{stem}.npz",
         "safetensors": f"{stem}.safetensors",
         "adain": f"{stem}_adain.safetensors",
+        "onnx": f"{stem}.onnx",
     }[form]
 
 
@@ -138,7 +139,7 @@ def read_back(model: keras.Model, directory: Path, form: str) -> keras.Model:
     Args:
         model: A network of the same layers.
         directory: Directory that the artefact is in.
-        form: One of `FORMATS`, but not "saved_model".
+        form: One of `FORMATS`, but neither "saved_model" nor "onnx".
     """
     path = directory / file_name(model, form)
     fresh = chain.copy(model)
