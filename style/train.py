@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import flags
 
-from style.cli.common_flags import Add, define_checkpoint_flags
+from style.cli.common_flags import MAX_SIDE, Add, define_checkpoint_flags
+from style.cli.export_formats import EXPORT_FORMATS, parse_formats
 from style.cli.settings import (
     NORMALIZATIONS,
     TRAINING,
@@ -54,6 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     _define_optimization_flags(add)
     _define_loss_flags(add)
     _define_device_flags(add)
+    _define_export_flags(add)
     define_checkpoint_flags(add)
 
 
@@ -102,6 +104,24 @@ def _define_device_flags(add: Add) -> None:
         "logical_cpus",
         "Split the CPU into this many logical devices, to try --strategy=mirrored (0: do not split).",
         lower_bound=0,
+    )
+
+
+def _define_export_flags(add: Add) -> None:
+    """In what forms the network is saved."""
+    add(
+        flags.DEFINE_list,
+        "formats",
+        f"Formats to save the network in, of {', '.join(EXPORT_FORMATS)}; saved_model is always "
+        "written. onnx and litert need the extra of their name, and are compared with the SavedModel.",
+    )
+    add(
+        flags.DEFINE_integer,
+        "export_size",
+        "Height and width in pixels of the pictures that onnx and litert take (default: any size for "
+        "onnx, --size for litert, which takes one size only).",
+        lower_bound=16,
+        upper_bound=MAX_SIDE,
     )
 
 
@@ -171,6 +191,7 @@ def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) ->
         values[name] = parse_layers(name, settings[name])
     for name, default in TRAINING[settings["method"]].items():
         values[name] = default if values[name] is None else values[name]
+    values["formats"] = parse_formats(settings["formats"], settings["export_size"])
     outputs = ("output", "log", "preview", "tensorboard", "checkpoint")
     require_distinct(
         {name: values[name] for name in ("content", "style", "model")},

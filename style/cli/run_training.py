@@ -9,9 +9,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from style.cli import training_checkpoint
+from style.cli import exports, training_checkpoint, training_report
 from style.cli.settings import TrainSettings
 from style.cli.trainer import Trainer, last_good_folder
+from style.feedforward import exporting
 from style.images import writing
 from vgg_normalize.errors import OutputError, UsageError
 from vgg_normalize.runtime import devices, staging
@@ -92,19 +93,35 @@ def _is_finished(settings: TrainSettings, strategy: tf.distribute.Strategy | Non
         return False
     # Nothing is overwritten; what a killed run left beside the output is deleted.
     with staging.staging(settings.output, overwrite=True, resume=True) as stage:
-        return Trainer(settings, strategy).mark_finished(stage.target)
+        missing = [f for f in exports.export_sizes(settings) if not _has_export(stage.target, f)]
+        return not missing and Trainer(settings, strategy).mark_finished(stage.target)
+
+
+def _has_export(output: Path, form: str) -> bool:
+    return (output / exporting.FILES[form]).is_file()
 
 
 def _train(
     settings: TrainSettings, strategy: tf.distribute.Strategy | None, stop: InterruptHandler
 ) -> None:
-    """Do the work, with the folder of checkpoints held."""
+    """Do the work, with the folder of checkpoints held.
+
+    Raises:
+        VerificationError: An export does not give the network's images; the network is saved
+            without it.
+    """
     with staging.staging(settings.output, overwrite=settings.overwrite, resume=False) as stage:
         trainer = Trainer(settings, strategy)
+        exports.rehearse(trainer.save, settings)
         trainer.train(stop)
         with staging.guard_writes(stage.new):
             folder = stage.empty_new()
             folder.rmdir()
         trainer.save(folder)
+        formats, failure = exports.write(folder, settings)
+        with staging.guard_writes(folder):
+            training_report.write(folder, trainer, formats)
         stage.commit()
+        if failure is not None:
+            raise failure
         trainer.save_checkpoint(finished=True)

@@ -94,6 +94,8 @@ class TrainSettings:
     checkpoint: str | None = None
     checkpoint_every: int = 500
     resume: bool = False
+    formats: tuple[str, ...] = ("saved_model",)
+    export_size: int | None = None
 
 
 # What a training's checkpoint need not agree on: of pictures and weights it knows the content.  A
@@ -101,7 +103,7 @@ class TrainSettings:
 TRAINING_CHECKPOINT_IGNORED = (
     *("output", "overwrite", "log", "tensorboard", "preview", "preview_every", "checkpoint"),
     *("checkpoint_every", "resume", "steps", "learning_rate", "model", "content", "style"),
-    *("strategy", "logical_cpus"),
+    *("strategy", "logical_cpus", "formats", "export_size"),
 )
 
 

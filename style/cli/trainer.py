@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from style import models
+from style.cli import training_report
 from style.cli.log import Log
 from style.cli.settings import TRAINING_CHECKPOINT_IGNORED, TrainSettings
 from style.cli.tensorboard_writer import TensorBoardWriter
@@ -94,6 +95,8 @@ class Trainer:
         self.places: Places = (0, 0)  # where the streams of pictures go on
         self.seconds = 0.0  # that they took, with those before the checkpoint
         self.saved = 0  # steps of which there is a checkpoint
+        self.resumed_from = 0  # steps that were done before
+        self.lines: list[dict[str, Any]] = []  # of the log: this run's first and last
 
     def _build_network(self, model: keras.Model) -> Network:
         settings = self.settings
@@ -146,7 +149,7 @@ class Trainer:
         """
         board = TensorBoardWriter(self.settings.tensorboard)
         self._restore()
-        first = self.done
+        first = self.resumed_from = self.done
         with (
             naming_lost_workers("--checkpoint and --resume"),
             stop.defer(),
@@ -204,7 +207,9 @@ class Trainer:
             if not finite:
                 break
             seconds = round(self.seconds, 4)
-            log.write({"step": self.done, "seconds": seconds, "loss": loss, "terms": terms})
+            line = {"step": self.done, "seconds": seconds, "loss": loss, "terms": terms}
+            log.write(line)
+            self.lines = [*self.lines[:1], line]
             board.write(self.done, {"loss": loss, **terms})
             self.done, self.places = self.done + 1, places
             progress.update(self.done, f"loss {loss:.5g}")
@@ -229,6 +234,7 @@ class Trainer:
         if self.workers.index == 0:
             shutil.rmtree(folder, ignore_errors=True)
             self.save(folder)
+            training_report.write(folder, self, ())
         raise NumericalError(
             f"Expected a finite loss. Received: NaN or infinity at step {self.done}. The last good "
             f"network is in {folder}; lower --learning_rate or the weights."
