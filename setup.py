@@ -11,6 +11,10 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
+# The first tf2onnx that works with the protobuf of TensorFlow 2.20 and later.
+ONNX = ["tf2onnx>=1.17", "onnx", "onnxruntime"]
+LITERT = ["ai-edge-litert"]
+
 setup(
     name="vgg-normalize",
     version=VERSION,
@@ -77,9 +81,14 @@ setup(
             "scikit-image",
             "av",
             "POT",
+            "pyyaml",
+            *ONNX,
+            *LITERT,
         ],
         "demo": ["scikit-image"],
         "video": ["av"],
+        "onnx": ONNX,
+        "litert": LITERT,
     },
     entry_points={
         "console_scripts": [

@@ -67,26 +67,14 @@ def write(folder: Path, content: Mapping[str, Any], preview: str | None) -> None
 
 def _loading_steps(content: Mapping[str, Any]) -> list[Step]:
     """How to load each file; the images in it are float32, RGB, [B, H, W, 3], in [0, 1]."""
-    cin = content["method"] == "cin"
-    other = "weights" if cin else "style"
-    style = content["styles"][0] if cin else "painting.jpg"
+    other = "weights" if content["method"] == "cin" else "style"
     described = (
         f"`weights` are float32 [B, {len(content['styles'])}], one for each style"
-        if cin
+        if other == "weights"
         else "`style` likewise"
     )
     steps = [
-        Step(
-            "With the program that trained it:",
-            "import style\n"
-            'stylizer = style.load_stylizer(".")\n'
-            'content = style.load_image("photo.jpg").pixels\n'
-            + (
-                f"image = stylizer(content, {json.dumps(style)})"
-                if cin
-                else f"image = stylizer(content, style.load_image({json.dumps(style)}).pixels)"
-            ),
-        ),
+        _own_program(content),
         Step(
             "In any TensorFlow program, nothing else installed. `content` is float32, RGB, [B, H, W, "
             f"3], in [0, 1], of any size, and {described}:",
@@ -97,26 +85,44 @@ def _loading_steps(content: Mapping[str, Any]) -> list[Step]:
     ]
     sizes = {entry["name"]: entry.get("size") for entry in content["formats"]}
     if "onnx" in sizes:
-        size = sizes["onnx"]
-        limit = "any size" if size is None else f"{size} x {size} pixels"
-        steps.append(
-            Step(
-                f"In ONNX Runtime, pictures of {limit}:",
-                "import onnxruntime\n"
-                'session = onnxruntime.InferenceSession("network.onnx")\n'
-                f'(image,) = session.run(["image"], {{"content": content, "{other}": {other}}})',
-            )
-        )
+        steps.append(_onnx(sizes["onnx"], other))
     if "litert" in sizes:
-        steps.append(
-            Step(
-                f"In LiteRT, one picture of {sizes['litert']} x {sizes['litert']} pixels at a time:",
-                "from ai_edge_litert.interpreter import Interpreter\n"
-                'network = Interpreter("network.tflite").get_signature_runner("serving_default")\n'
-                f'image = network(content=content, {other}={other})["image"]',
-            )
-        )
+        steps.append(_litert(sizes["litert"], other))
     return steps
+
+
+def _own_program(content: Mapping[str, Any]) -> Step:
+    style = (
+        json.dumps(content["styles"][0])
+        if content["method"] == "cin"
+        else 'style.load_image("painting.jpg")'
+    )
+    return Step(
+        "With the program that trained it:",
+        "import style\n"
+        'stylizer = style.load_stylizer(".")\n'
+        'content = style.load_image("photo.jpg")\n'
+        f"image = stylizer(content, {style})",
+    )
+
+
+def _onnx(size: int | None, other: str) -> Step:
+    limit = "any size" if size is None else f"{size} x {size} pixels"
+    return Step(
+        f"In ONNX Runtime, pictures of {limit}:",
+        "import onnxruntime\n"
+        'session = onnxruntime.InferenceSession("network.onnx")\n'
+        f'(image,) = session.run(["image"], {{"content": content, "{other}": {other}}})',
+    )
+
+
+def _litert(size: int | None, other: str) -> Step:
+    return Step(
+        f"In LiteRT, one picture of {size} x {size} pixels at a time:",
+        "from ai_edge_litert.interpreter import Interpreter\n"
+        'network = Interpreter("network.tflite").get_signature_runner("serving_default")\n'
+        f'image = network(content=content, {other}={other})["image"]',
+    )
 
 
 def _styles(names: list[str]) -> str:

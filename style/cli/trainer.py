@@ -95,8 +95,6 @@ class Trainer:
         self.places: Places = (0, 0)  # where the streams of pictures go on
         self.seconds = 0.0  # that they took, with those before the checkpoint
         self.saved = 0  # steps of which there is a checkpoint
-        self.resumed_from = 0  # steps that were done before
-        self.lines: list[dict[str, Any]] = []  # of the log: this run's first and last
 
     def _build_network(self, model: keras.Model) -> Network:
         settings = self.settings
@@ -149,7 +147,8 @@ class Trainer:
         """
         board = TensorBoardWriter(self.settings.tensorboard)
         self._restore()
-        first = self.resumed_from = self.done
+        first = self.resumed_from = self.done  # steps that were done before
+        self.lines: list[dict[str, Any]] = []  # of the log: this run's first and last
         with (
             naming_lost_workers("--checkpoint and --resume"),
             stop.defer(),

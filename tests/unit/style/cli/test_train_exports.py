@@ -201,7 +201,7 @@ def test_the_card_is_what_a_hub_reads(made, report):
 
 
 @both
-def test_the_code_of_the_card_runs(made, monkeypatch):
+def test_the_code_of_the_card_runs(made, world, monkeypatch):
     monkeypatch.chdir(made / "out")
     text = (made / "out" / "README.md").read_text()
     pictures = {
@@ -210,6 +210,10 @@ def test_the_code_of_the_card_runs(made, monkeypatch):
     }
     codes = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     assert len(codes) == 4
+    own = codes[0].replace("photo.jpg", str(world / "photo.png"))
+    scope: dict = {}
+    exec(own.replace("painting.jpg", str(world / "styles" / "a.png")), scope)
+    assert scope["image"].shape == scope["content"].shape == (37, 51, 3)
     images = []
     for code in codes[1:]:
         scope = dict(pictures)
