@@ -22,7 +22,13 @@ from style.feedforward.saved_network import ASSET
 from style.images import resizing
 from vgg_normalize import onnx_files
 from vgg_normalize.data import synthetic
-from vgg_normalize.errors import Error, NetworkError, OutputError, VerificationError
+from vgg_normalize.errors import (
+    Error,
+    NetworkError,
+    OutputError,
+    UsageError,
+    VerificationError,
+)
 from vgg_normalize.runtime.extras import require_extras
 
 FILES = {"onnx": "network.onnx", "litert": "network.tflite"}
@@ -243,12 +249,12 @@ def require_size(directory: Path, size: int) -> None:
         size: Their height and width in pixels.
 
     Raises:
-        NetworkError: It does not.
+        UsageError: It does not.
     """
     description = json.loads((directory / "assets" / ASSET).read_text())
     stride, least = int(description["stride"]), int(description["least_style"])
     if size % stride or size < least:
-        raise NetworkError(
+        raise UsageError(
             f"Expected --export_size a multiple of {stride}, the stride of this network, of at least "
             f"{least}. Received: {size}. Correct it."
         )

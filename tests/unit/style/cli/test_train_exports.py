@@ -118,7 +118,7 @@ def test_a_format_without_its_packages_is_refused_before_tensorflow(no_training,
 @onnx
 @pytest.mark.parametrize(
     ("flag", "code", "said"),
-    [("33", 3, "multiple of 2, the stride"), ("40000", 5, "Lower --export_size")],
+    [("33", 1, "multiple of 2, the stride"), ("40000", 5, "Lower --export_size")],
 )
 def test_a_size_that_cannot_be_is_refused_before_the_first_step(
     no_training, monkeypatch, flag, code, said

@@ -228,7 +228,7 @@ def test_missing_packages_are_named(world, monkeypatch, form):
 def test_the_size_must_be_whole_strides_and_hold_a_style(world):
     folder = world["cin"][0]
     exporting.require_size(folder, SIZE)
-    with pytest.raises(NetworkError, match="multiple of 4, .* Received: 30"):
+    with pytest.raises(UsageError, match="multiple of 4, .* Received: 30"):
         exporting.require_size(folder, 30)
     description = json.loads((folder / "assets" / "network.json").read_text())
     assert description["stride"] == 4
