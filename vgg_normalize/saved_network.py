@@ -180,7 +180,7 @@ def reload(model: keras.Model, directory: Path, form: str) -> keras.Model:
     Args:
         model: A network of the same layers.
         directory: Directory that `write` wrote into.
-        form: One of `FORMATS`.
+        form: One of `FORMATS`, but not "onnx", which is run and not read: see `onnx_files`.
     """
     if form == "saved_model":
         return load(directory)

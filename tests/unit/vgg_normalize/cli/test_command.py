@@ -101,6 +101,8 @@ def test_the_output_holds_what_was_asked_for_and_nothing_else(done):
         "vgg19_normalized.weights.h5",
         "vgg19_normalized.npz",
         "means.npz",
+        "means.png",
+        "README.md",
         "report.json",
         "report.html",
     }
