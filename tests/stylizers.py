@@ -12,7 +12,7 @@ import tensorflow as tf
 from helpers import encode, feed_forward, picture, save_model
 from PIL import Image
 
-from style.feedforward import networks, saved_network
+from style.feedforward import blocks, saved_network
 from style.images import reading, resizing
 
 METHODS = ("adain", "encoder", "cin")
@@ -66,7 +66,7 @@ def trained(world: Path, method: str) -> Path:
     """A network with its log and its preview beside it."""
     folder = world / method
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "BLOCKS", 1)
+        patch.setattr(blocks, "BLOCKS", 1)
         code = feed_forward(
             *("train", *flags_of(world, folder), f"--method={method}"),
             *(f"--log={folder}.jsonl", f"--preview={folder}.png", "--preview_every=3"),

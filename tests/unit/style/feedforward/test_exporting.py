@@ -14,7 +14,7 @@ import tensorflow as tf
 from helpers import draw_weights, images
 
 import vgg_normalize as vn
-from style.feedforward import exporting, networks, saved_network, signatures
+from style.feedforward import blocks, exporting, networks, saved_network, signatures
 from vgg_normalize import onnx_files
 from vgg_normalize.errors import NetworkError, UsageError, VerificationError
 from vgg_normalize.runtime import extras
@@ -44,7 +44,7 @@ def world(tmp_path_factory) -> dict[str, tuple[Path, networks.Network]]:
     vgg = vn.normalize(vgg, vn.channel_means(vgg, [images()]))
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "BLOCKS", 1)
+        patch.setattr(blocks, "BLOCKS", 1)
         builders = (networks.adain, networks.style_encoder, lambda _: networks.cin(len(STYLES)))
         for method, build in zip(METHODS, builders, strict=True):
             network = build(vgg)
