@@ -368,9 +368,12 @@ def test_a_flag_after_the_flagfile_wins(settings, tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.cfg")), ids=lambda p: p.name)
 def test_a_config_opens_with_its_command_and_parses(settings, monkeypatch, path):
     first = path.read_text().splitlines()[0]
-    assert first.startswith("# python -m ")
-    package, *arguments = first.removeprefix("# python -m ").split()
-    assert f"configs/{path.name}" in arguments
+    assert first.startswith("# python ")
+    words = first.removeprefix("# python ").split()
+    if words[0] == str(path.relative_to(ROOT).with_suffix(".py")):
+        return  # the script beside it, which names it
+    option, package, *arguments = words
+    assert option == "-m" and f"configs/{path.name}" in arguments
     if package == "vgg_normalize":
         monkeypatch.chdir(ROOT)
         assert command(*arguments) == 0
