@@ -57,7 +57,7 @@ def flags_of(world: Path, output: Path) -> tuple[str, ...]:
     return (
         *(f"--model={world / 'model'}", f"--content={world / 'contents'}"),
         *(f"--style={world / 'styles'}", f"--output={output}"),
-        *("--size=32", "--batch_size=2", f"--steps={STEPS}"),
+        *("--recipe=paper", "--size=32", "--batch_size=2", f"--steps={STEPS}"),
     )
 
 

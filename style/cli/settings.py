@@ -48,13 +48,33 @@ CHECKPOINT_IGNORED = (
 )
 
 
-# What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.
-TRAINING: dict[str, dict[str, Any]] = {
-    # Huang and Belongie (2017) and their program.
-    "adain": {"steps": 160000, "learning_rate": 1e-4, "decay": 5e-5, "style_weight": 10.0},
-    "encoder": {"steps": 4000000, "learning_rate": 1e-5, "decay": 0.0, "style_weight": 100.0},
-    # Dumoulin et al. (2017), table 1.
-    "cin": {"steps": 40000, "learning_rate": 1e-3, "decay": 0.0, "style_weight": 100.0},
+# What each `--recipe` sets, by --method, where the flag itself is not given.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    # To pictures within 40 minutes on two cores; docs/recipes.md shows what was tried.
+    "quick": {
+        method: {
+            **{"size": 128, "batch_size": 4, "steps": 1500, "learning_rate": 1e-3, "decay": 0.0},
+            "strength": 0.5,
+        }
+        for method in ("adain", "encoder", "cin")
+    },
+    # What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.
+    "paper": {
+        # Huang and Belongie (2017) and their program.
+        "adain": {
+            **{"size": 256, "batch_size": 8, "steps": 160000, "learning_rate": 1e-4, "decay": 5e-5},
+            "style_weight": 10.0,
+        },
+        "encoder": {
+            **{"size": 256, "batch_size": 8, "steps": 4000000, "learning_rate": 1e-5, "decay": 0.0},
+            "style_weight": 100.0,
+        },
+        # Dumoulin et al. (2017), table 1.
+        "cin": {
+            **{"size": 256, "batch_size": 16, "steps": 40000, "learning_rate": 1e-3, "decay": 0.0},
+            "style_weight": 100.0,
+        },
+    },
 }
 
 
@@ -67,10 +87,11 @@ class TrainSettings:
     output: str
     model: str = "vgg19"
     method: str = "adain"
+    recipe: str = "quick"
     overwrite: bool = False
-    size: int = 256
+    size: int = 128
     resize: int | None = None
-    batch_size: int = 8
+    batch_size: int = 4
     steps: int | None = None
     learning_rate: float | None = None
     decay: float | None = None
@@ -79,6 +100,7 @@ class TrainSettings:
     style_loss: str | None = None
     content_weight: float = 1.0
     style_weight: float | None = None
+    strength: float | None = None
     tv_weight: float = 0.0
     normalization: str = "instance"
     spectral: bool = False
@@ -103,7 +125,7 @@ class TrainSettings:
 TRAINING_CHECKPOINT_IGNORED = (
     *("output", "overwrite", "log", "tensorboard", "preview", "preview_every", "checkpoint"),
     *("checkpoint_every", "resume", "steps", "learning_rate", "model", "content", "style"),
-    *("strategy", "logical_cpus", "formats", "export_size"),
+    *("strategy", "logical_cpus", "formats", "export_size", "recipe"),
 )
 
 

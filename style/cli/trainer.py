@@ -15,21 +15,18 @@ import numpy as np
 import tensorflow as tf
 
 from style import models
-from style.cli import training_report
+from style.cli import training_losses, training_report
 from style.cli.log import Log
 from style.cli.settings import TRAINING_CHECKPOINT_IGNORED, TrainSettings
 from style.cli.tensorboard_writer import TensorBoardWriter
 from style.cli.training_checkpoint import TrainingCheckpoint
 from style.cli.training_pictures import Places, TrainingPictures
 from style.cli.training_preview import save_preview
-from style.feedforward import networks, saved_network, training
+from style.feedforward import batch_losses, networks, saved_network, training
 from style.feedforward.networks import Network
 from style.feedforward.precision import precision, with_precision
-from style.synthesis.defaults import resolve_layers
-from style.synthesis.options import CONTENT_LAYERS, STYLE_LAYERS
 from vgg_normalize.distributed import Workers, naming_lost_workers
 from vgg_normalize.errors import NumericalError, UsageError
-from vgg_normalize.networks import chain
 from vgg_normalize.runtime import checkpoint
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
 from vgg_normalize.weights import exporting
@@ -64,15 +61,9 @@ class Trainer:
             )
         Heartbeat.doing("loading the network")
         self.model = with_precision(models.load(settings.model, say), settings.precision)
-        self.settings = settings = _resolve_losses(settings, self.model)
+        self.settings = settings = training_losses.resolve(settings, self.model)
         self.pictures = TrainingPictures(settings)
-        config = _loss_config(settings)
-        self.style_names: list[str] = []
-        targets = None
-        if settings.method == "cin":
-            Heartbeat.doing("measuring the styles")
-            self.style_names, styles = self.pictures.fixed_styles()
-            targets = training.style_targets(self.model, config, styles)
+        targets = self._measure_styles()
         Heartbeat.doing("building the network")
         with precision(settings.precision):
             self.network = self._build_network(self.model)
@@ -81,12 +72,18 @@ class Trainer:
                 f"Expected --size a multiple of {self.network.stride}, the stride of this network. "
                 f"Received: {settings.size}. Correct it."
             )
+        self.settings = training_losses.calibrate(settings, self.network, self.model, self.pictures)
         rate = training.schedule(settings.learning_rate or 0.0, settings.decay or 0.0)
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
         if settings.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.step = training.step_function(
-            self.network, self.model, config, optimizer, targets=targets, strategy=strategy
+            self.network,
+            self.model,
+            training_losses.config(self.settings),
+            optimizer,
+            targets=targets,
+            strategy=strategy,
         )
         self.weights = [*self.network.variables, *self.network.state]
         self.variables = [*self.weights, *optimizer.variables]
@@ -95,6 +92,16 @@ class Trainer:
         self.places: Places = (0, 0)  # where the streams of pictures go on
         self.seconds = 0.0  # that they took, with those before the checkpoint
         self.saved = 0  # steps of which there is a checkpoint
+
+    def _measure_styles(self) -> list[Any] | None:
+        """What each fixed style's picture should have, if the styles are fixed."""
+        self.style_names: list[str] = []
+        if self.settings.method != "cin":
+            return None
+        Heartbeat.doing("measuring the styles")
+        self.style_names, styles = self.pictures.fixed_styles()
+        config = training_losses.config(self.settings)
+        return batch_losses.style_targets(self.model, config, styles)
 
     def _build_network(self, model: keras.Model) -> Network:
         settings = self.settings
@@ -256,28 +263,3 @@ class Trainer:
             for variable, trained in zip(weights, self.weights, strict=True):
                 variable.assign(trained)
         saved_network.save(network, model, folder, styles=self.style_names, settings=settings)
-
-
-def _resolve_losses(settings: TrainSettings, model: keras.Model) -> TrainSettings:
-    """The settings with the layers and the style loss that are meant where none is given."""
-    names = [stage.layer.name for stage in chain.stages(model)]
-    adain = settings.method == "adain"
-    # AdaIN's styles as far as its own layer (Huang and Belongie 2017, section 6.1).
-    style_layers = STYLE_LAYERS[:4] if adain else STYLE_LAYERS
-    return dataclasses.replace(
-        settings,
-        content_layers=resolve_layers(settings.content_layers, CONTENT_LAYERS["features"], names),
-        style_layers=resolve_layers(settings.style_layers, style_layers, names),
-        style_loss=settings.style_loss or ("moments" if adain else "gram"),
-    )
-
-
-def _loss_config(settings: TrainSettings) -> training.LossConfig:
-    return training.LossConfig(
-        settings.content_layers,
-        settings.style_layers,
-        settings.content_weight,
-        settings.style_weight or 0.0,
-        settings.tv_weight,
-        settings.style_loss or "",
-    )

@@ -20,6 +20,8 @@ from vgg_normalize.runtime.progress import Heartbeat, say
 
 # Where the streams of contents and of styles go on.
 Places = tuple[int, int]
+# Contents and styles that a preview, and the weight that a strength comes to, are made with.
+FIRST = 8
 # A content batch, a style batch, and the places behind them.
 Batch = tuple[Any, Any, Places]
 
@@ -46,14 +48,17 @@ class TrainingPictures:
         """SHA-256 sums that tell other pictures apart."""
         return {"contents": self.contents.source.sha256, "styles": self.styles.source.sha256}
 
-    def first_squares(self, count: int) -> list[np.ndarray]:
-        """The middles of the first contents and of the first styles, [N, size, size, 3]; read once."""
+    def first_squares(self) -> list[np.ndarray]:
+        """The middles of the first contents and of the first styles, [N, size, size, 3]; read once.
+
+        N is `FIRST`, or less where there are fewer.
+        """
         if not self._squares:
             self._squares = [
                 np.stack(
                     [
                         data.center_square(encoded, self._settings.size)
-                        for _, encoded in stream.usable(count)
+                        for _, encoded in stream.usable(FIRST)
                     ]
                 )
                 for stream in (self.contents, self.styles)

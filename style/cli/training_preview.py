@@ -21,7 +21,7 @@ def save_preview(path: str, network: Network, pictures: TrainingPictures, size: 
         pictures: Its first contents and styles are shown.
         size: Side of each square, in pixels.
     """
-    contents, styles = pictures.first_squares(PREVIEW_COUNT)
+    contents, styles = (squares[:PREVIEW_COUNT] for squares in pictures.first_squares())
     if network.code is None:
         count = network.transform.input["code"].shape[-1]
         codes = np.eye(count, dtype=np.float32)[: len(styles)]

@@ -44,14 +44,17 @@ def compare_input(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from style import models
-    from style.feedforward import networks, training
+    from style.feedforward import batch_losses, networks, training
     from style.feedforward.crop_stream import CropStream, zip_batches
     from vgg_normalize.data.sources import open_source
 
     model = models.load(arguments.model)
     layers = [(name, 1.0) for name in networks.style_layers(model)[:4]]
     step = training.step_function(
-        networks.adain(model), model, training.LossConfig((), layers), keras.optimizers.Adam(1e-4)
+        networks.adain(model),
+        model,
+        batch_losses.LossConfig((), layers),
+        keras.optimizers.Adam(1e-4),
     )
     size = arguments.size
     streams = [

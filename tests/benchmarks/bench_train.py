@@ -29,7 +29,7 @@ import tensorflow as tf
 from pytorch import Worker
 
 import vgg_normalize as vn
-from style.feedforward import networks, saved_network, training
+from style.feedforward import batch_losses, networks, saved_network, training
 
 
 def measure(ours, theirs, rounds, label):
@@ -50,7 +50,7 @@ def measure(ours, theirs, rounds, label):
 
 def step(model, network, worker, rounds, size=256, batch=4):
     names = networks.style_layers(model)
-    weights = training.LossConfig((), [(name, 1.0) for name in names])
+    weights = batch_losses.LossConfig((), [(name, 1.0) for name in names])
     function = training.step_function(network, model, weights, keras.optimizers.Adam(1e-4))
     random = np.random.default_rng(0)
     content, style = (

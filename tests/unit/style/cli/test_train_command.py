@@ -31,7 +31,7 @@ from stylizers import (
 )
 
 from style import train
-from style.cli.settings import TRAINING
+from style.cli.settings import RECIPES
 from style.feedforward import saved_network, training
 from vgg_normalize.data import sources
 from vgg_normalize.runtime import progress, staging
@@ -73,7 +73,7 @@ def test_training_leaves_a_network_a_log_and_a_preview(world, method):
     description = json.loads((folder / "assets" / "network.json").read_text())
     assert description["method"] == method
     assert description["styles"] == (list(STYLES) if method == "cin" else [])
-    expected = {k: TRAINING[method][k] for k in ("learning_rate", "decay", "style_weight")}
+    expected = {k: RECIPES["paper"][method][k] for k in ("learning_rate", "decay", "style_weight")}
     assert {k: description["settings"][k] for k in expected} == expected
     assert description["settings"]["style_loss"] == ("moments" if method == "adain" else "gram")
     assert not Path(f"{folder}.partial").exists()
@@ -116,15 +116,23 @@ def test_the_networks_load_with_tensorflow_alone_at_any_size(world, tmp_path):
         np.testing.assert_allclose(file["ain33"][0], expected, atol=1e-5)
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_those_of_the_quick_recipe():
     values = flags.FlagValues()
     train.define_flags(values)
     values(["train"])
-    assert (values.method, values.size, values.resume) == ("adain", 256, False)
-    assert TRAINING["adain"] | {"steps": 0} == {
-        **{"steps": 0, "learning_rate": 1e-4, "decay": 5e-5, "style_weight": 10.0}
+    assert (values.method, values.recipe, values.resume) == ("adain", "quick", False)
+    for own in RECIPES["quick"].values():
+        assert (values.size, values.batch_size) == (own["size"], own["batch_size"])
+
+
+def test_the_papers_recipes_are_the_papers():
+    papers = RECIPES["paper"]
+    assert papers["adain"] == {
+        **{"size": 256, "batch_size": 8, "steps": 160000, "learning_rate": 1e-4, "decay": 5e-5},
+        "style_weight": 10.0,
     }
-    assert TRAINING["cin"]["steps"] == 40000 and TRAINING["cin"]["learning_rate"] == 1e-3
+    assert papers["cin"]["steps"] == 40000 and papers["cin"]["learning_rate"] == 1e-3
+    assert papers["encoder"]["steps"] == 4000000
 
 
 @pytest.mark.parametrize("module", ["train", "apply"])

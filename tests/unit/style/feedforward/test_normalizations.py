@@ -11,10 +11,10 @@ import tensorflow as tf
 from helpers import images, tiny_chain
 
 from style.cli import settings
-from style.feedforward import blocks, networks, training
+from style.feedforward import batch_losses, blocks, networks, training
+from style.feedforward.batch_losses import LossConfig
 from style.feedforward.layers import InstanceNormalization
 from style.feedforward.normalizations import NORMALIZATIONS
-from style.feedforward.training import LossConfig
 
 pytestmark = pytest.mark.slow
 LAYERS = (("first", 1.0), ("second", 1.0))
@@ -102,7 +102,7 @@ def trained_step(network):
     model = tiny_chain()
     style = images(1, 20, 28, seed=4)
     config = LossConfig(LAYERS, LAYERS, style_loss="gram")
-    targets = training.style_targets(model, config, list(style))
+    targets = batch_losses.style_targets(model, config, list(style))
     optimizer = keras.optimizers.Adam(1e-3)
     return training.step_function(network, model, config, optimizer, targets=targets)
 

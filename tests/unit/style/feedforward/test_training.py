@@ -13,8 +13,8 @@ from helpers import encode, images, picture, pictures, tiny_chain
 
 import vgg_normalize as vn
 from style.cli.settings import TRAINING_LOSSES
-from style.feedforward import blocks, crop_stream, data, networks, training
-from style.feedforward.training import LossConfig
+from style.feedforward import batch_losses, blocks, crop_stream, data, networks, training
+from style.feedforward.batch_losses import LossConfig
 from style.objective import losses, value_and_gradient
 from vgg_normalize.data.sources import open_source
 from vgg_normalize.errors import ImagesError
@@ -255,9 +255,9 @@ def test_the_objective_is_what_it_is_defined_as(method, loss):
     content, style = images(2, 24, 16), images(2, 20, 28, seed=4)
     own = network(method)
     code = np.eye(2, dtype=np.float32) if method == "cin" else np.asarray(own.code(style))
-    targets = training.style_targets(model(), weights, list(style))
+    targets = batch_losses.style_targets(model(), weights, list(style))
     made = own.transform({"content": content, "code": code})
-    found = training.objective(own, model(), weights)(
+    found = batch_losses.objective(own, model(), weights)(
         tf.constant(content), tf.constant(code), targets
     )
     goal = np.asarray(made["target"]) if method == "adain" else None
@@ -270,7 +270,7 @@ def test_fixed_targets_are_the_statistics_of_each_style(loss):
     styles = [images(1, 20, 28, seed=s)[0] for s in (1, 2)]
     styles.append(images(1, 16, 12, seed=3)[0])
     weights = LossConfig((), LAYERS, style_loss=loss)
-    found = training.style_targets(model(), weights, styles)
+    found = batch_losses.style_targets(model(), weights, styles)
     made = losses.STYLE_LOSSES[loss]()
     for (name, _), stacked in zip(LAYERS, found, strict=True):
         for i, style in enumerate(styles):
@@ -324,7 +324,7 @@ def test_one_small_step_of_fixed_styles_lowers_the_loss(monkeypatch):
     weights = LossConfig(LAYERS, LAYERS, style_loss="gram")
     styles = images(2, 20, 28, seed=4)
     own = networks.cin(2)
-    targets = training.style_targets(model(), weights, list(styles))
+    targets = batch_losses.style_targets(model(), weights, list(styles))
     step = step_of(own, weights, 1e-4, targets)
     content, indices = tf.constant(images(2, 24, 16)), tf.constant([1, 0])
     first, second = (float(step(content, indices)["loss"]) for _ in range(2))
