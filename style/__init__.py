@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from style.synthesis.picture_terms import Style as Style
     from style.synthesis.tasks import Result as Result
     from style.synthesis.tasks import invert as invert
+    from style.synthesis.tasks import iter_invert as iter_invert
+    from style.synthesis.tasks import iter_texture as iter_texture
     from style.synthesis.tasks import iter_transfer as iter_transfer
     from style.synthesis.tasks import texture as texture
     from style.synthesis.tasks import transfer as transfer
@@ -39,6 +41,8 @@ _HOME = {
     "Status": "synthesis.descent",
     "Style": "synthesis.picture_terms",
     "invert": "synthesis.tasks",
+    "iter_invert": "synthesis.tasks",
+    "iter_texture": "synthesis.tasks",
     "iter_transfer": "synthesis.tasks",
     "load_image": "images.files",
     "load_stylizer": "feedforward.stylizer",

@@ -74,19 +74,14 @@ def transfer(
         DevicesError: The memory will not do.
         NumericalError: The objective is not finite at the first picture.
     """
-    content = _require_image(content)
-    chosen = _options("transfer", options)
-    return _last(_run(model, chosen, content.shape[:2], options, content, styles))
+    return _last(_run_transfer(model, content, styles, options))
 
 
 def iter_transfer(
     model: keras.Model | str, content: np.ndarray, styles: Styles, **options: Any
 ) -> Iterator[Result]:
     """`transfer`, giving the first picture and the one after each step, to watch or to stop."""
-    content = _require_image(content)
-    chosen = _options("transfer", options)
-    run = _run(model, chosen, content.shape[:2], options, content, styles)
-    return (_result(problem, step) for problem, step in run)
+    return _results(_run_transfer(model, content, styles, options))
 
 
 def texture(
@@ -107,8 +102,18 @@ def texture(
     Raises:
         Error: As `transfer`.
     """
-    shape = shape or _as_styles(styles)[0].pixels.shape[:2]
-    return _last(_run(model, _options("texture", options), shape, options, None, styles))
+    return _last(_run_texture(model, styles, shape, options))
+
+
+def iter_texture(
+    model: keras.Model | str,
+    styles: Styles,
+    *,
+    shape: tuple[int, int] | None = None,
+    **options: Any,
+) -> Iterator[Result]:
+    """`texture`, giving the first picture and the one after each step."""
+    return _results(_run_texture(model, styles, shape, options))
 
 
 def invert(
@@ -127,10 +132,45 @@ def invert(
 
     Reference: Mahendran and Vedaldi, IJCV 2016.
     """
+    return _last(_run_inversion(model, content, layer, options))
+
+
+def iter_invert(
+    model: keras.Model | str, content: np.ndarray, layer: str = "block4_conv2", **options: Any
+) -> Iterator[Result]:
+    """`invert`, giving the first picture and the one after each step."""
+    return _results(_run_inversion(model, content, layer, options))
+
+
+# A problem and a step towards its solution.
+Run = Iterator[tuple[Problem, Step]]
+
+
+def _run_transfer(
+    model: keras.Model | str, content: np.ndarray, styles: Styles, options: dict[str, Any]
+) -> Run:
+    content = _require_image(content)
+    chosen = _options("transfer", options)
+    return _run(model, chosen, content.shape[:2], options, content, styles)
+
+
+def _run_texture(
+    model: keras.Model | str,
+    styles: Styles,
+    shape: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> Run:
+    shape = shape or _as_styles(styles)[0].pixels.shape[:2]
+    return _run(model, _options("texture", options), shape, options, None, styles)
+
+
+def _run_inversion(
+    model: keras.Model | str, content: np.ndarray, layer: str, options: dict[str, Any]
+) -> Run:
     content = _require_image(content)
     options = {**options, "content_layers": ((layer, 1.0),)}
     chosen = _options("inversion", options)
-    return _last(_run(model, chosen, content.shape[:2], options, content, ()))
+    return _run(model, chosen, content.shape[:2], options, content, ())
 
 
 def _options(task: str, given: dict[str, Any]) -> Options:
@@ -157,7 +197,7 @@ def _run(
     given: dict[str, Any],
     content: np.ndarray | None,
     styles: Styles,
-) -> Iterator[tuple[Problem, Step]]:
+) -> Run:
     """Every step of a task, with the problem that it belongs to."""
     network = models.load(model) if isinstance(model, str) else model
     chosen = _as_styles(styles)
@@ -202,7 +242,11 @@ def require_finite_start(state: Any) -> None:
         )
 
 
-def _last(run: Iterator[tuple[Problem, Step]]) -> Result:
+def _results(run: Run) -> Iterator[Result]:
+    return (_result(problem, step) for problem, step in run)
+
+
+def _last(run: Run) -> Result:
     """The result of the last step; the pictures of the others are not wanted."""
     for problem, step in run:  # noqa: B007
         pass

@@ -62,7 +62,7 @@ class Heartbeat:
 
     @classmethod
     def doing(cls, work: str) -> None:
-        """What the next lines say, should they be needed."""
+        """What the next lines say, should they be needed; "": there are none."""
         if cls._current is not None:
             cls._current._work, cls._current._since = work, time.monotonic()
 
@@ -80,7 +80,7 @@ class Heartbeat:
         wait = SILENCE
         while not self._ended.wait(wait):
             now = time.monotonic()
-            if now - self._last >= SILENCE:
+            if self._work and now - self._last >= SILENCE:
                 self._last = now
                 line = f"{self._work}: {now - self._since:.0f} s so far\n"
                 with contextlib.suppress(OSError):
