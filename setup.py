@@ -14,6 +14,7 @@ VERSION = next(
 # The first tf2onnx that works with the protobuf of TensorFlow 2.20 and later.
 ONNX = ["tf2onnx>=1.17", "onnx", "onnxruntime"]
 LITERT = ["ai-edge-litert"]
+STUDIO = ["gradio>=6,<7"]
 
 setup(
     name="vgg-normalize",
@@ -84,11 +85,15 @@ setup(
             "pyyaml",
             *ONNX,
             *LITERT,
+            *STUDIO,
+            "playwright",  # drives the Chromium of the distribution; its own is not needed
+            "axe-playwright-python",
         ],
         "demo": ["scikit-image"],
         "video": ["av"],
         "onnx": ONNX,
         "litert": LITERT,
+        "studio": [*STUDIO, "scikit-image"],
     },
     entry_points={
         "console_scripts": [
@@ -96,6 +101,7 @@ setup(
             "style-transfer=style.__main__:console",
             "style-train=style.train:console",
             "style-apply=style.apply:console",
+            "style-studio=style.studio.__main__:console",
         ]
     },
 )

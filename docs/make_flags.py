@@ -1,4 +1,4 @@
-"""Writes docs/flags.md, a table of every flag of the four commands: python docs/make_flags.py
+"""Writes docs/flags.md, a table of every flag of the commands: python docs/make_flags.py
 
 The flags are read from the commands themselves, without TensorFlow.
 """
@@ -20,6 +20,7 @@ COMMANDS = (
     ("style", "Transfer, texture, inversion, amalgamation.", "style.cli", ""),
     ("style.train", "Trains a feed-forward styliser.", "style.cli", "Train"),
     ("style.apply", "Stylises pictures with a trained network.", "style.cli", "Apply"),
+    ("style.studio", "A page in the browser on which pictures are made.", "style.studio", "Studio"),
 )
 INTRODUCTION = """\
 # Flags
@@ -42,7 +43,8 @@ def render() -> str:
 
 def _section(command: str, purpose: str, room: str, prefix: str) -> str:
     """The table of one command, and the former names of its flags."""
-    module = command if "." in command else f"{command}.__main__"
+    package = importlib.import_module(command)
+    module = f"{command}.__main__" if hasattr(package, "__path__") else command
     values = flags.FlagValues()
     importlib.import_module(module).define_flags(values)
     settings = getattr(importlib.import_module(f"{room}.settings"), f"{prefix}Settings")

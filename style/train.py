@@ -152,6 +152,12 @@ def _define_optimization_flags(add: Add) -> None:
         f"Decay of the learning rate: rate / (1 + decay * step) {_by_recipe('decay')}.",
         lower_bound=0.0,
     )
+    add(
+        flags.DEFINE_integer,
+        "warmup",
+        f"Steps in which the learning rate rises to its full value {_by_recipe('warmup')}.",
+        lower_bound=0,
+    )
 
 
 def _define_loss_flags(add: Add) -> None:

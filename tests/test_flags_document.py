@@ -27,6 +27,7 @@ def test_the_file_on_disk_is_what_the_script_makes():
 def test_every_flag_of_every_command_is_in_its_section():
     sections = make_flags().render().split("\n## ")[1:]
     names = ("vgg_normalize.__main__", "style.__main__", "style.train", "style.apply")
+    names += ("style.studio.__main__",)
     assert len(sections) == len(names)
     for section, name in zip(sections, names, strict=True):
         values = flags.FlagValues()

@@ -53,10 +53,14 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # To pictures within 40 minutes on two cores; docs/recipes.md shows what was tried.
     "quick": {
         method: {
-            **{"size": 128, "batch_size": 4, "steps": 1500, "learning_rate": 1e-3, "decay": 0.0},
-            "strength": 0.5,
+            **{"size": 128, "batch_size": 4, "steps": steps, "learning_rate": rate, "decay": 0.0},
+            **{"warmup": warmup, "strength": 0.5},
         }
-        for method in ("adain", "encoder", "cin")
+        for method, steps, rate, warmup in (
+            ("adain", 1500, 1e-3, 100),
+            ("encoder", 1000, 3e-3, 20),
+            ("cin", 1000, 3e-3, 20),
+        )
     },
     # What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.
     "paper": {
@@ -95,6 +99,7 @@ class TrainSettings:
     steps: int | None = None
     learning_rate: float | None = None
     decay: float | None = None
+    warmup: int = 0
     content_layers: tuple[tuple[str, float], ...] = ()
     style_layers: tuple[tuple[str, float], ...] = ()
     style_loss: str | None = None

@@ -73,7 +73,9 @@ class Trainer:
                 f"Received: {settings.size}. Correct it."
             )
         self.settings = training_losses.calibrate(settings, self.network, self.model, self.pictures)
-        rate = training.schedule(settings.learning_rate or 0.0, settings.decay or 0.0)
+        rate = training.Schedule(
+            settings.learning_rate or 0.0, settings.decay or 0.0, settings.warmup
+        )
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
         if settings.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

@@ -13,9 +13,34 @@ from style.feedforward.batch_losses import LossConfig
 from style.feedforward.networks import Network
 
 
-def schedule(learning_rate: float, decay: float) -> keras.optimizers.schedules.LearningRateSchedule:
-    """learning_rate / (1 + decay t) at step t, as in Huang and Belongie's program; decay 0: constant."""
-    return keras.optimizers.schedules.InverseTimeDecay(learning_rate, 1, decay)
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """learning_rate min(1, (t + 1) / warmup) / (1 + decay t) at step t.
+
+    The decay is that of Huang and Belongie's program.  Without a warm-up a decoder's first steps, in
+    which Adam moves every weight by the whole rate, can throw its pictures far out of range.
+
+    Args:
+        learning_rate: After the warm-up.
+        decay: 0: constant.
+        warmup: Steps; 0: none.
+    """
+
+    def __init__(self, learning_rate: float, decay: float = 0.0, warmup: int = 0) -> None:
+        super().__init__()
+        self._learning_rate, self._decay, self._warmup = learning_rate, decay, warmup
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        t = tf.cast(step, tf.float32)
+        rate = self._learning_rate / (1.0 + self._decay * t)
+        return rate * tf.minimum(1.0, (t + 1.0) / max(self._warmup, 1))
+
+    def get_config(self) -> dict[str, Any]:
+        """What `__init__` takes."""
+        return {
+            "learning_rate": self._learning_rate,
+            "decay": self._decay,
+            "warmup": self._warmup,
+        }
 
 
 class TrainingStep:

@@ -5,28 +5,14 @@ python -m style.studio
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
 from absl import flags
 
+from style.studio.settings import LOCAL, StudioSettings
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, say
-
-LOCAL = "127.0.0.1"
-
-
-@dataclasses.dataclass(frozen=True)
-class StudioSettings:
-    """What the command is asked for; the contract of each field stands with its flag."""
-
-    model: str = "vgg19"
-    takes: str = "takes"
-    networks: tuple[str, ...] = (".",)
-    host: str = LOCAL
-    port: int = 0
-    password: str | None = None
 
 
 def define_flags(values: flags.FlagValues) -> None:

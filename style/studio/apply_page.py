@@ -11,7 +11,7 @@ import numpy as np
 import style
 from style.cli.settings import parse_weights
 from style.studio.page_errors import on_the_page
-from style.studio.uploads import PicturesUpload, PictureUpload, require_allowed
+from style.studio.uploads import picture_upload, pictures_upload, require_allowed
 from vgg_normalize.errors import UsageError
 
 SIZE, LARGEST = 512, 2048
@@ -38,24 +38,9 @@ def build(networks: list[str], contents: list[str], styles: list[str]) -> None:
                 value=networks[0] if networks else None,
                 elem_id="stylizer",
             )
-            content = PictureUpload(
-                label="Content",
-                sources=["upload", "clipboard"],
-                type="filepath",
-                image_mode=None,
-                height=220,
-                elem_id="apply_content",
-                buttons=[],
-            )
-            pictures = PicturesUpload(
-                label="Styles, where the network takes pictures",
-                interactive=True,
-                height=180,
-                columns=2,
-                elem_id="apply_styles",
-                file_types=["image"],
-                buttons=[],
-                sources=["upload"],
+            content = picture_upload("Content", "apply_content", min_width=150)
+            pictures = pictures_upload(
+                "Styles, where the network takes pictures", "apply_styles", min_width=150
             )
             gr.Examples([[path] for path in contents], content, label="Example contents")
             gr.Examples([[[(path, None)]] for path in styles], pictures, label="Example styles")

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from style.studio.uploads import COLORS, PicturesUpload, PictureUpload, require_allowed
+from style.studio.uploads import COLORS, picture_upload, pictures_upload, require_allowed
 from style.synthesis.options import CHOICES, TASKS
 from style.synthesis.strength import DEFAULT, FACTORS
 from vgg_normalize.errors import ImagesError
@@ -45,28 +45,8 @@ def build_form(layers: list[str], contents: list[str], styles: list[str]) -> For
     fields: dict[str, Any] = {}
     fields["task"] = gr.Radio(list(TASKS), value="transfer", label="What to make", elem_id="task")
     with gr.Row():
-        fields["content"] = PictureUpload(
-            label="Content",
-            sources=["upload", "clipboard"],
-            type="filepath",
-            image_mode=None,
-            height=220,
-            elem_id="content",
-            buttons=[],
-            min_width=150,
-        )
-        fields["styles"] = PicturesUpload(
-            label="Styles",
-            interactive=True,
-            height=220,
-            columns=2,
-            elem_id="styles",
-            file_types=["image"],
-            buttons=[],
-            min_width=150,
-            object_fit="cover",
-            sources=["upload"],
-        )
+        fields["content"] = picture_upload("Content", "content", min_width=150)
+        fields["styles"] = pictures_upload("Styles", "styles", min_width=150)
     gr.Examples([[path] for path in contents], fields["content"], label="Example contents")
     gr.Examples([[[(path, None)]] for path in styles], fields["styles"], label="Example styles")
     fields["strength"] = gr.Slider(

@@ -11,8 +11,9 @@ figure.take { margin: 0; }
 figure.take .frame { display: grid; place-items: center; min-height: 260px; background: #f3f2ee;
   border-radius: 8px; overflow: hidden; color: #3d3d3a; text-align: center; }
 figure.take .frame p { padding: 1rem; color: #3d3d3a; }
-figure.take img { max-width: 100%; max-height: 75vh; display: block; }
-figure.take progress { width: 100%; height: .6rem; margin: .4rem 0 0; }
+figure.take img { width: 100%; max-height: 75vh; object-fit: contain; display: block; }
+figure.take progress { width: 100%; height: .6rem; margin: .4rem 0 0;
+  accent-color: var(--color-accent); }
 figure.take figcaption { font-size: .9rem; margin-top: .2rem; }
 """
 # The browser itself keeps the page from loading anything from elsewhere.

@@ -75,7 +75,9 @@ class MakePage:
         self.strip = gr.Gallery(
             label="Takes",
             columns=8,
-            height=150,
+            fit_columns=False,
+            height=180,
+            object_fit="cover",
             allow_preview=False,
             interactive=False,
             elem_id="strip",

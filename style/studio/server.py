@@ -11,6 +11,7 @@ from typing import Any
 
 from style import models
 from style.studio import examples, networks
+from style.studio.settings import LOCAL
 from style.studio.take_queue import TakeQueue
 from vgg_normalize.errors import UsageError
 from vgg_normalize.runtime.progress import say
@@ -32,8 +33,6 @@ except ImportError as error:
 from style.studio import apply_page, look, network_page
 from style.studio.make_page import MakePage
 from style.studio.uploads import MAX_BYTES, Masks
-
-LOCAL = "127.0.0.1"
 
 
 class Studio:

@@ -18,6 +18,8 @@ from style.studio.takes import Stage, Take
 SHOWN, THUMBNAIL = 1024, 192
 # Points of a curve, at most.
 POINTS = 400
+# The least share of the loss that a curve shows.
+FLOOR = 1e-4
 EMPTY = (
     '<figure class="take"><div class="frame"><p>Choose pictures and press <b>Start</b>. '
     "The picture appears here and grows.</p></div></figure>"
@@ -72,8 +74,12 @@ def curve(take: Take | None) -> pd.DataFrame:
     points = [] if take is None else take.curve
     for evaluations, loss, terms in points[:: max(1, len(points) // POINTS)]:
         values = {"all": loss, **terms} if len(terms) > 1 else {"all": loss}
-        rows += [(evaluations, math.log10(max(v, 1e-12)), name) for name, v in values.items()]
-    return pd.DataFrame(rows, columns=["evaluations", "log10 of the loss", "term"])
+        # A term may begin at 0, which would flatten the others.
+        least = max(FLOOR * loss, 1e-30)
+        rows += [(evaluations, math.log10(max(v, least)), name) for name, v in values.items()]
+    # Of an empty table a plot needs to know that these are numbers.
+    types = {"evaluations": float, "log10 of the loss": float, "term": str}
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 
 def strip(queue: TakeQueue) -> list[tuple[Image.Image, str]]:

@@ -21,21 +21,47 @@ MAX_PIXELS = 50_000_000
 COLORS = {"red": "#d62728", "blue": "#1f77b4", "green": "#2ca02c", "yellow": "#e7ba16"}
 
 
-class PictureUpload(gr.Image):
-    """A picture as the path of the file that was uploaded, whatever is in it."""
+def picture_upload(label: str, elem_id: str, **options: Any) -> gr.Image:
+    """A field for a picture, whose value is the path of the uploaded file, whatever is in it.
 
-    def preprocess(self, payload: Any) -> Any:
-        """The path, or None; gradio would open the file, and tell a user of Pillow's errors."""
-        return payload and payload.path
+    Gradio would open the file, and tell the user of Pillow's errors.  (A subclass of its component
+    would need a front end of its own.)
+    """
+    field = gr.Image(
+        label=label,
+        elem_id=elem_id,
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        buttons=[],
+        height=220,
+        **options,
+    )
+    field.preprocess = lambda payload: payload and payload.path  # type: ignore
+    return field
 
 
-class PicturesUpload(gr.Gallery):
-    """Pictures as the paths of the files that were uploaded."""
+def pictures_upload(label: str, elem_id: str, **options: Any) -> gr.Gallery:
+    """A field for several pictures, whose value is the list of the paths of the uploaded files."""
 
-    def preprocess(self, payload: Any) -> Any:
-        """A list of paths; captions and films are left out."""
+    def paths(payload: Any) -> list[str]:
         items = [getattr(item, "image", None) for item in (payload.root if payload else [])]
         return [item.path for item in items if item]
+
+    field = gr.Gallery(
+        label=label,
+        elem_id=elem_id,
+        interactive=True,
+        file_types=["image"],
+        sources=["upload"],
+        buttons=[],
+        columns=2,
+        height=220,
+        object_fit="cover",
+        **options,
+    )
+    field.preprocess = paths  # type: ignore
+    return field
 
 
 def require_allowed(paths: Sequence[str]) -> None:

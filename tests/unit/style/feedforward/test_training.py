@@ -193,10 +193,16 @@ def test_fixed_pictures_are_upright_squares(folder):
 
 
 def test_the_learning_rate_falls_as_in_the_adain_program():
-    rate = training.schedule(1e-4, 5e-5)
+    rate = training.Schedule(1e-4, 5e-5)
     for step in (0, 1, 160000):
         assert float(rate(step)) == pytest.approx(1e-4 / (1 + 5e-5 * step), rel=1e-5)
-    assert float(training.schedule(1e-3, 0.0)(1000)) == pytest.approx(1e-3)
+    assert float(training.Schedule(1e-3, 0.0)(1000)) == pytest.approx(1e-3)
+
+
+def test_the_learning_rate_rises_in_equal_steps():
+    rate = training.Schedule(1e-3, warmup=4)
+    rates = [float(rate(step)) for step in range(6)]
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
 # The objective, against NumPy.
