@@ -10,6 +10,7 @@ import numpy as np
 
 import style
 from style.cli.settings import parse_weights
+from style.studio import examples
 from style.studio.page_errors import on_the_page
 from style.studio.uploads import picture_upload, pictures_upload, require_allowed
 from vgg_normalize.errors import UsageError
@@ -42,8 +43,8 @@ def build(networks: list[str], contents: list[str], styles: list[str]) -> None:
             pictures = pictures_upload(
                 "Styles, where the network takes pictures", "apply_styles", min_width=150
             )
-            gr.Examples([[path] for path in contents], content, label="Example contents")
-            gr.Examples([[[(path, None)]] for path in styles], pictures, label="Example styles")
+            examples.buttons(contents, content, "contents")
+            examples.buttons(styles, pictures, "styles")
             names = gr.Dropdown(
                 [],
                 multiselect=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import gradio as gr
 from PIL import Image
 
 from style.images import made_styles
@@ -30,6 +31,30 @@ def styles(folder: Path) -> list[str]:
     if importlib.util.find_spec("scipy") is not None:
         makers.append(made_styles.mosaic)
     return [_save(folder, make.__name__, make(HEIGHT, WIDTH)) for make in makers]
+
+
+def buttons(paths: list[str], field: gr.Image | gr.Gallery, what: str) -> None:
+    """A row of buttons with pictures, each of which puts its picture into a field.
+
+    Args:
+        paths: Of the pictures.
+        field: For one picture, or for several, which are added to.
+        what: What the pictures are called, for a heading.
+    """
+    gr.Markdown(f"Or try one of these {what}:")
+    several = isinstance(field, gr.Gallery)
+    with gr.Row():
+        for path in paths:
+            button = gr.Button(Path(path).stem, icon=path, size="sm", min_width=90)
+            if several:
+                button.click(
+                    lambda chosen, path=path: [*chosen, path],
+                    field,
+                    field,
+                    api_visibility="private",
+                )
+            else:
+                button.click(lambda path=path: path, None, field, api_visibility="private")
 
 
 def _save(folder: Path, name: str, pixels: object) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from style.studio import examples
 from style.studio.uploads import COLORS, picture_upload, pictures_upload, require_allowed
 from style.synthesis.options import CHOICES, TASKS
 from style.synthesis.strength import DEFAULT, FACTORS
@@ -47,8 +48,8 @@ def build_form(layers: list[str], contents: list[str], styles: list[str]) -> For
     with gr.Row():
         fields["content"] = picture_upload("Content", "content", min_width=150)
         fields["styles"] = pictures_upload("Styles", "styles", min_width=150)
-    gr.Examples([[path] for path in contents], fields["content"], label="Example contents")
-    gr.Examples([[[(path, None)]] for path in styles], fields["styles"], label="Example styles")
+    examples.buttons(contents, fields["content"], "contents")
+    examples.buttons(styles, fields["styles"], "styles")
     fields["strength"] = gr.Slider(
         0.01, 0.99, DEFAULT, step=0.01, label="Strength of the style", elem_id="strength"
     )

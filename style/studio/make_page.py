@@ -19,7 +19,7 @@ from style.studio.uploads import Masks, require_allowed
 from vgg_normalize.networks import chain
 
 # Seconds between two looks at whether something changed, and between two drawings of a curve.
-LOOK, DRAW = 0.05, 1.0
+LOOK, DRAW = 0.05, 3.0
 
 
 class MakePage:
@@ -62,14 +62,7 @@ class MakePage:
         self.command = gr.Textbox(
             label="Command line", lines=2, max_lines=4, buttons=["copy"], elem_id="command"
         )
-        self.plot = gr.LinePlot(
-            take_view.curve(None),
-            x="evaluations",
-            y="log10 of the loss",
-            color="term",
-            label="Losses by term",
-            height=220,
-        )
+        self.plot = gr.HTML(elem_id="curve")
 
     def _build_strip(self) -> None:
         self.strip = gr.Gallery(
@@ -200,7 +193,7 @@ class MakePage:
                 drawn = clock() if draws else drawn
                 yield [
                     await asyncio.to_thread(take_view.panel, self.queue, take),
-                    take_view.curve(take) if draws else gr.skip(),
+                    await asyncio.to_thread(take_view.curve, take) if draws else gr.skip(),
                     *(self._offers(take) if changed else [gr.skip()] * 8),
                 ]
             await asyncio.sleep(LOOK)

@@ -98,6 +98,7 @@ def launch(
             allowed_paths=[str(queue.folder), str(pictures)],
             theme=look.theme(),
             css=look.CSS,
+            head=look.HEAD,
             footer_links=[],
             ssr_mode=False,
             pwa=False,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from style.studio.take_queue import TakeQueue
@@ -16,10 +14,8 @@ from style.studio.takes import Stage, Take
 
 # Long side in pixels of a picture on the page, and in the strip; files have all pixels.
 SHOWN, THUMBNAIL = 1024, 192
-# Points of a curve, at most.
-POINTS = 400
 # The least share of the loss that a curve shows.
-FLOOR = 1e-4
+FLOOR = 0.01
 EMPTY = (
     '<figure class="take"><div class="frame"><p>Choose pictures and press <b>Start</b>. '
     "The picture appears here and grows.</p></div></figure>"
@@ -65,21 +61,36 @@ def _standing(queue: TakeQueue, take: Take) -> str:
     left = take.seconds_left()
     if left is not None:
         parts.append(f"about {left:.0f} s left")
-    return "; ".join([", ".join(parts), *filter(None, [take.message])])
+    return ". ".join([", ".join(parts), *filter(None, [take.message])])
 
 
-def curve(take: Take | None) -> pd.DataFrame:
-    """The losses of a take for a plot: "evaluations", "log10 of the loss" and "term"."""
-    rows = []
+def curve(take: Take | None) -> str:
+    """The losses of a take by term, as HTML."""
     points = [] if take is None else take.curve
-    for evaluations, loss, terms in points[:: max(1, len(points) // POINTS)]:
-        values = {"all": loss, **terms} if len(terms) > 1 else {"all": loss}
-        # A term may begin at 0, which would flatten the others.
-        least = max(FLOOR * loss, 1e-30)
-        rows += [(evaluations, math.log10(max(v, least)), name) for name, v in values.items()]
-    # Of an empty table a plot needs to know that these are numbers.
-    types = {"evaluations": float, "log10 of the loss": float, "term": str}
-    return pd.DataFrame(rows, columns=list(types)).astype(types)
+    if take is None or len(points) < 2:
+        return ""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [evaluations for evaluations, _, _ in points]
+    losses = np.array([loss for _, loss, _ in points])
+    names = list(points[0][2])
+    if len(names) > 1:
+        for name in names:
+            axes.plot(steps, [terms[name] for _, _, terms in points], label=name, lw=1.2)
+    axes.plot(steps, losses, color="#222222", lw=1.6, label="all")
+    axes.set_yscale("log")
+    # A term may begin at 0, which would flatten the others.
+    axes.set_ylim(max(FLOOR * losses.min(), 1e-30), losses.max() * 1.5)
+    axes.set_xlabel("evaluations")
+    axes.set_ylabel("loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=4, loc="upper right")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    ends = f"from {losses[0]:.3g} to {losses[-1]:.3g} after {steps[-1]} evaluations"
+    return f'<img class="curve" src="{_url("png", file)}" alt="Losses of {take.title}: {ends}">'
 
 
 def strip(queue: TakeQueue) -> list[tuple[Image.Image, str]]:
@@ -100,7 +111,11 @@ def _data_url(image: np.ndarray) -> str:
     picture.thumbnail((SHOWN, SHOWN))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return _url("jpeg", file)
+
+
+def _url(kind: str, file: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _as_picture(image: np.ndarray) -> Image.Image:
