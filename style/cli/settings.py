@@ -58,7 +58,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         }
         for method, steps, rate, warmup in (
             ("adain", 1500, 1e-3, 100),
-            ("encoder", 1000, 3e-3, 20),
+            ("encoder", 1000, 1e-3, 100),
             ("cin", 1000, 3e-3, 20),
         )
     },

@@ -18,7 +18,6 @@ import keras
 from style.feedforward.blocks import (
     CODE_SIZE,
     convolution,
-    glorot,
     mapping_network,
     residual_network,
     scaled,
@@ -228,10 +227,13 @@ def style_encoder(
 
     def normalize(x: Any) -> Any:
         channels = x.shape[-1]
-        gamma = keras.layers.Dense(
-            channels, bias_initializer="ones", kernel_initializer=glorot(random)
-        )(code)
-        beta = keras.layers.Dense(channels, kernel_initializer=glorot(random))(code)
+        # All styles begin as plain normalisation, gamma 1 and beta 0: scales drawn at random drive the
+        # last layer's sigmoid to where it has no gradient.
+        small = keras.initializers.VarianceScaling(0.01, seed=random)
+        gamma = keras.layers.Dense(channels, bias_initializer="ones", kernel_initializer=small)(
+            code
+        )
+        beta = keras.layers.Dense(channels, kernel_initializer=small)(code)
         if normalization == "instance":
             return AdaptiveInstanceNormalization()([x, gamma, beta])
         return scaled(NORMALIZATIONS[normalization](channels)(x), gamma, beta)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SAVED, STYLIZER, NORMALIZED = "saved_model.pb", "assets/network.json", "assets/means.json"
+# What `style.train` and `vgg_normalize` leave in the directories that they save.
+STYLIZER, NORMALIZED = "assets/network.json", "saved_model/assets/means.json"
 
 
 def of_kind(asset: str, folders: Sequence[str]) -> list[str]:
@@ -19,7 +20,7 @@ def of_kind(asset: str, folders: Sequence[str]) -> list[str]:
         str(path): None
         for folder in folders
         for path in _around(Path(folder))
-        if (path / SAVED).is_file() and (path / asset).is_file()
+        if (path / asset).is_file()
     }
     return list(found)
 

@@ -55,7 +55,7 @@ def _standing(queue: TakeQueue, take: Take) -> str:
         return "preparing the first step"
     parts = [
         f"{take.stage.value}, {take.evaluations} of {take.settings.steps} evaluations",
-        f"loss {take.curve[-1][1]:.4g}",
+        f"loss {take.curve[-1].loss:.4g}",
         f"{take.seconds:.0f} s",
     ]
     left = take.seconds_left()
@@ -73,12 +73,12 @@ def curve(take: Take | None) -> str:
 
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axes = figure.add_subplot()
-    steps = [evaluations for evaluations, _, _ in points]
-    losses = np.array([loss for _, loss, _ in points])
-    names = list(points[0][2])
+    steps = [point.evaluations for point in points]
+    losses = np.array([point.loss for point in points])
+    names = list(points[0].terms)
     if len(names) > 1:
         for name in names:
-            axes.plot(steps, [terms[name] for _, _, terms in points], label=name, lw=1.2)
+            axes.plot(steps, [point.terms[name] for point in points], label=name, lw=1.2)
     axes.plot(steps, losses, color="#222222", lw=1.6, label="all")
     axes.set_yscale("log")
     # A term may begin at 0, which would flatten the others.

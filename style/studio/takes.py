@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -37,6 +37,22 @@ class Stage(enum.Enum):
     FAILED = "failed"
 
 
+class Point(NamedTuple):
+    """A take after one step.
+
+    Attributes:
+        evaluations: Of the objective.
+        seconds: That these took.
+        loss: The objective.
+        terms: What each kind of term adds to it.
+    """
+
+    evaluations: int
+    seconds: float
+    loss: float
+    terms: dict[str, float]
+
+
 class Take:
     """One picture in the making.
 
@@ -54,7 +70,7 @@ class Take:
         image: The picture so far, float32, [H, W, 3], in [0, 1]; None before the first.
         evaluations: Of the objective.
         seconds: That these took, without waiting and standing still.
-        curve: (evaluations, loss, {term: value}) of each step.
+        curve: A point for each step.
     """
 
     def __init__(self, number: int, folder: Path, asked: Settings) -> None:
@@ -63,7 +79,7 @@ class Take:
         self.stage, self.message = Stage.WAITING, ""
         self.image: np.ndarray | None = None
         self.evaluations, self.seconds = 0, 0.0
-        self.curve: list[tuple[int, float, dict[str, float]]] = []
+        self.curve: list[Point] = []
         self._results: Iterator[style.Result] | None = None
         self._stop = threading.Event()
         self._write_flags()
@@ -133,7 +149,7 @@ class Take:
         for result in self._results:
             self.image, self.evaluations = result.image, result.evaluations
             self.seconds, status = time.monotonic() - began, result.status
-            self.curve.append((result.evaluations, result.loss, result.terms))
+            self.curve.append(Point(result.evaluations, self.seconds, result.loss, result.terms))
             changed()
             if self._stop.is_set() and status is style.Status.RUNNING:
                 break

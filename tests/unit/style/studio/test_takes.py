@@ -13,6 +13,7 @@ from PIL import Image
 
 import vgg_normalize as vn
 from style.cli.settings import Settings
+from style.objective import memory_budget
 from style.studio import flag_files
 from style.studio.take_queue import TakeQueue
 from style.studio.takes import Stage, Take, require_pictures
@@ -129,7 +130,7 @@ def test_a_stopped_take_goes_on_to_the_same_bits(model, asked, tmp_path):
     take.run(model, lambda: None)
     assert take.stage is Stage.FINISHED and not take.can_go_on
     np.testing.assert_array_equal(pixels(take.picture), pixels(whole.picture))
-    assert [point[0] for point in take.curve] == [point[0] for point in whole.curve]
+    assert [p.evaluations for p in take.curve] == [p.evaluations for p in whole.curve]
 
 
 def test_the_uploads_may_go(world, asked, tmp_path):
@@ -146,6 +147,14 @@ def test_a_take_that_fails_says_why_in_a_sentence(model, asked, tmp_path):
     take.run(model, lambda: None)
     assert take.stage is Stage.FAILED and "block9_conv9" in take.message
     assert not take.picture.exists() and not take.can_go_on
+
+
+def test_memory_is_foreseen_before_the_first_step(model, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_budget, "available", lambda: 2**20)
+    take = take_of(tmp_path / "take_001", dataclasses.replace(asked, size=600))
+    take.run(model, lambda: None)
+    assert take.stage is Stage.FAILED and "memory" in take.message
+    assert take.evaluations == 0
 
 
 def test_what_is_missing_is_told_before_a_take_is_queued(queue, asked, tmp_path):
