@@ -23,6 +23,7 @@ LARGE = {
     "style.feedforward.stylizer.render": "the options of a styliser",
     "style.objective.memory_budget.estimate": "what memory depends on",
     "style.objective.memory_budget.require_memory": "the same",
+    "style.studio.server.launch": "the options of a studio",
     "style.synthesis.descent.make_optimizer": "the options of both optimisers",
     "style.synthesis.inputs.__init__": "the pictures of a task",
     "style.synthesis.neighbor_terms.neighbor_terms": "the options of content terms",

@@ -192,6 +192,11 @@ def parse_weights(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
     return tuple(_weight(flag, text) for text in texts)
 
 
+def split_list(text: str | None) -> list[str]:
+    """The words of a list that is separated by commas."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
 def parse_counts(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
     """Parse whole numbers of 1 or more.
 

@@ -73,12 +73,7 @@ class Trainer:
                 f"Received: {settings.size}. Correct it."
             )
         self.settings = training_losses.calibrate(settings, self.network, self.model, self.pictures)
-        rate = training.Schedule(
-            settings.learning_rate or 0.0, settings.decay or 0.0, settings.warmup
-        )
-        optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
-        if settings.precision == "mixed_float16":
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = _optimizer(settings)
         self.step = training.step_function(
             self.network,
             self.model,
@@ -265,3 +260,12 @@ class Trainer:
             for variable, trained in zip(weights, self.weights, strict=True):
                 variable.assign(trained)
         saved_network.save(network, model, folder, styles=self.style_names, settings=settings)
+
+
+def _optimizer(settings: TrainSettings) -> keras.optimizers.Optimizer:
+    """Adam with the schedule that the settings describe, and a scaled loss for float16."""
+    rate = training.Schedule(settings.learning_rate or 0.0, settings.decay or 0.0, settings.warmup)
+    optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
+    if settings.precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer

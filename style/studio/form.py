@@ -50,6 +50,17 @@ def build_form(layers: list[str], contents: list[str], styles: list[str]) -> For
         fields["styles"] = pictures_upload("Styles", "styles", min_width=150)
     examples.buttons(contents, fields["content"], "contents")
     examples.buttons(styles, fields["styles"], "styles")
+    fields |= _numbers()
+    with gr.Accordion("Losses, layers and colours", open=False):
+        fields |= _losses(layers)
+    with gr.Accordion("Paint where each style goes", open=False):
+        fields["painting"] = _painting(fields["content"])
+    return Form(fields)
+
+
+def _numbers() -> dict[str, Any]:
+    """How much style, how large, how long, and the seed."""
+    fields: dict[str, Any] = {}
     fields["strength"] = gr.Slider(
         0.01, 0.99, DEFAULT, step=0.01, label="Strength of the style", elem_id="strength"
     )
@@ -69,53 +80,62 @@ def build_form(layers: list[str], contents: list[str], styles: list[str]) -> For
         fields["seed"] = gr.Number(
             0, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=80
         )
-    with gr.Accordion("Losses, layers and colours", open=False):
-        fields["style_loss"] = gr.Dropdown(
-            list(FACTORS),
-            value="gram",
-            label="Style loss",
-            allow_custom_value=True,
-            info="Or a sum with weights: gram:1,moments:0.1",
-        )
-        fields["style_layers"] = gr.Dropdown(
-            layers,
-            multiselect=True,
-            label="Style layers",
-            allow_custom_value=True,
-            info="LAYER or LAYER:WEIGHT; none: blockK_conv1 for K = 1 to 5",
-        )
-        fields["content_layer"] = gr.Dropdown(
-            ["", *layers],
-            value="",
-            label="Content layer",
-            allow_custom_value=True,
-            info="Of an inversion, the layer that is shown; none: block4_conv2",
-        )
-        fields["preserve_color"] = gr.Radio(
-            list(CHOICES["preserve_color"]), value="none", label="Keep the content's colours"
-        )
-        fields["blend"] = gr.Textbox(
-            label="Weights of the styles", info="One for each, by commas; empty: equal"
-        )
-    with gr.Accordion("Paint where each style goes", open=False):
-        fields["painting"] = gr.ImageEditor(
-            label=f"Painted on the content: {', '.join(COLORS)} for styles 1 to {len(COLORS)}",
-            type="numpy",
-            sources=(),
-            transforms=(),
-            layers=False,
-            buttons=[],
-            brush=gr.Brush(default_size=40, colors=list(COLORS.values()), color_mode="fixed"),
-            elem_id="painting",
-        )
-        fields["content"].change(
-            _to_paint_on,
-            fields["content"],
-            fields["painting"],
-            api_visibility="private",
-            show_progress="hidden",
-        )
-    return Form(fields)
+    return fields
+
+
+def _losses(layers: list[str]) -> dict[str, Any]:
+    """How pictures are compared."""
+    fields: dict[str, Any] = {}
+    fields["style_loss"] = gr.Dropdown(
+        list(FACTORS),
+        value="gram",
+        label="Style loss",
+        allow_custom_value=True,
+        info="Or a sum with weights: gram:1,moments:0.1",
+    )
+    fields["style_layers"] = gr.Dropdown(
+        layers,
+        multiselect=True,
+        label="Style layers",
+        allow_custom_value=True,
+        info="LAYER or LAYER:WEIGHT; none: blockK_conv1 for K = 1 to 5",
+    )
+    fields["content_layer"] = gr.Dropdown(
+        ["", *layers],
+        value="",
+        label="Content layer",
+        allow_custom_value=True,
+        info="Of an inversion, the layer that is shown; none: block4_conv2",
+    )
+    fields["preserve_color"] = gr.Radio(
+        list(CHOICES["preserve_color"]), value="none", label="Keep the content's colours"
+    )
+    fields["blend"] = gr.Textbox(
+        label="Weights of the styles", info="One for each, by commas; empty: equal"
+    )
+    return fields
+
+
+def _painting(content: gr.Image) -> gr.ImageEditor:
+    """An editor that shows the content, to paint on."""
+    editor = gr.ImageEditor(
+        label=f"Painted on the content: {', '.join(COLORS)} for styles 1 to {len(COLORS)}",
+        type="numpy",
+        sources=(),
+        transforms=(),
+        layers=False,
+        buttons=[],
+        brush=gr.Brush(default_size=40, colors=list(COLORS.values()), color_mode="fixed"),
+        elem_id="painting",
+    )
+    content.change(
+        _to_paint_on,
+        content,
+        editor,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    return editor
 
 
 def _to_paint_on(path: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from style.cli.settings import Settings, parse_layers, parse_weights
+from style.cli.settings import Settings, parse_layers, parse_weights, split_list
 from style.studio import flag_files, take_view
 from style.studio.form import build_form
 from style.studio.page_errors import on_the_page
@@ -160,8 +160,8 @@ class MakePage:
             content_mask=()
             if task in ("texture", "inversion")
             else self.masks.of_painting(chosen["painting"], len(styles)),
-            style_blend=parse_weights("style_blend", _words(chosen["blend"])),
-            content_layers=parse_layers("content_layers", _words(chosen["content_layer"])),
+            style_blend=parse_weights("style_blend", split_list(chosen["blend"])),
+            content_layers=parse_layers("content_layers", split_list(chosen["content_layer"])),
             style_layers=parse_layers("style_layers", chosen["style_layers"] or []),
             init=begin,
             **{
@@ -219,7 +219,3 @@ class MakePage:
 
 def _session(request: gr.Request) -> str:
     return str(request.session_hash)
-
-
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]

@@ -30,7 +30,8 @@ except ImportError as error:
         "'vgg-normalize[studio]'."
     ) from error
 
-from style.studio import apply_page, look, network_page
+from style.studio import look, network_page
+from style.studio.apply_page import ApplyPage
 from style.studio.make_page import MakePage
 from style.studio.uploads import MAX_BYTES, Masks
 
@@ -84,27 +85,9 @@ def launch(
     masks = Masks()
     pictures = Path(tempfile.mkdtemp(prefix="style-studio-examples-"))
     page = _build(queue, model, masks, pictures, list(networks_in))
+    auth = None if password is None else [("studio", password)]
     try:
-        page.queue(default_concurrency_limit=4).launch(
-            server_name=host,
-            server_port=port,
-            auth=None if password is None else [("studio", password)],
-            share=False,
-            inbrowser=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=True,
-            max_file_size=MAX_BYTES,
-            allowed_paths=[str(queue.folder), str(pictures)],
-            theme=look.theme(),
-            css=look.CSS,
-            head=look.HEAD,
-            footer_links=[],
-            ssr_mode=False,
-            pwa=False,
-            enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(BaseHTTPMiddleware, dispatch=_keep_inside)]},
-        )
+        _serve(page, host, port, auth, [str(queue.folder), str(pictures)])
     except OSError as error:
         queue.close()
         raise UsageError(
@@ -112,6 +95,36 @@ def launch(
             "Choose another --port or --host."
         ) from error
     return Studio(queue, page, masks, pictures)
+
+
+def _serve(
+    page: gr.Blocks,
+    host: str,
+    port: int | None,
+    auth: list[tuple[str, str]] | None,
+    folders: list[str],
+) -> None:
+    """Serve from a thread; of files, what was uploaded and what is in these folders."""
+    page.queue(default_concurrency_limit=4).launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        share=False,
+        inbrowser=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        max_file_size=MAX_BYTES,
+        allowed_paths=folders,
+        theme=look.theme(),
+        css=look.CSS,
+        head=look.HEAD,
+        footer_links=[],
+        ssr_mode=False,
+        pwa=False,
+        enable_monitoring=False,
+        app_kwargs={"middleware": [Middleware(BaseHTTPMiddleware, dispatch=_keep_inside)]},
+    )
 
 
 def _build(
@@ -125,7 +138,7 @@ def _build(
         with gr.Tab("Make"):
             make = MakePage(queue, model, masks, contents, styles)
         with gr.Tab("Apply"):
-            apply_page.build(stylizers, contents, styles)
+            ApplyPage(stylizers, contents, styles)
         with gr.Tab("Network"):
             network_page.build(networks.of_kind(networks.NORMALIZED, folders))
         make.watch(page)
