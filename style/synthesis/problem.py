@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -155,19 +156,11 @@ class Problem:
         )
 
     def renew(self, shape: tuple[int, int]) -> Callable[[int, tf.Tensor], None] | None:
-        """(draw, picture) -> None chooses directions and neighbours anew, in what `evaluate` gives.
-
-        None for an objective with nothing to choose.
-        """
+        """(draw, picture) -> None chooses directions and neighbours anew; None: nothing to choose."""
         if self.options.task == "inversion":
             return None
-        renewals = dict.fromkeys(term.renew for term in self.terms(shape) if term.renew)
-
-        def renew(draw: int, picture: tf.Tensor) -> None:
-            for choose in renewals:
-                choose(draw, picture)
-
-        return renew if renewals else None
+        terms = [term for term in self.terms(shape) if term.renew]
+        return partial(_choose_anew, terms) if terms else None
 
     def terms(self, shape: tuple[int, int]) -> list[Term]:
         """The objective at one size.
@@ -272,6 +265,7 @@ class Problem:
             return 0.0, {}
         pictures = [self.inputs.content(shape), *self.inputs.styles_resized_to(shape)]
         content, *resized = map(picture_terms.as_batch, pictures)
+        _choose_anew(styles, 0, content)  # a picture before may have left later directions
 
         def make() -> Any:
             groups = [styles, *([contents] * len(resized))]
@@ -293,6 +287,11 @@ class Problem:
         digest = self._style_digest if kind == "style" else self._digest
         options = (getattr(self.options, name) for name in TARGET_OPTIONS)
         return self._cache.get((kind, shape, digest, *options), make)
+
+
+def _choose_anew(terms: list[Term], draw: int, picture: tf.Tensor) -> None:
+    for choose in dict.fromkeys(term.renew for term in terms if term.renew):
+        choose(draw, picture)
 
 
 def _weighted(terms: list[Term], factor: float) -> list[Term]:

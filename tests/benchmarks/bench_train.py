@@ -7,7 +7,9 @@ Alternately in one run, with the same weights, sizes and losses, against a minim
 * --what=apply: one picture of 512 x 512 pixels in a style of 512 x 512;
 * --what=curve: ten minutes of `python -m style.train --method=adain` at 128 pixels on
   --content and --style (with --model, a directory that vgg_normalize saved): the loss as it falls,
-  averaged over a twentieth of the steps; leaves the preview beside.
+  averaged over a twentieth of the steps; leaves the preview beside;
+* --what=replicas: steps a second of `python -m style.train` on --content and --style with one device
+  and with two that share each batch (GPUs, or logical CPUs), in turns.
 """
 
 from __future__ import annotations
@@ -79,15 +81,32 @@ def apply(model, network, worker, rounds, size=512):
         )
 
 
-def curve(options):
+def logged(options, *flags):
+    """The log of a training at 128 pixels, batch 4."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         command = [sys.executable, "-m", "style.train", f"--model={options.model}", "--size=128"]
         command += [f"--content={options.content}", f"--style={options.style}", "--batch_size=4"]
         command += [f"--output={folder}/network", f"--log={log}", f"--steps={options.steps}"]
-        command += ["--learning_rate=1e-3", "--preview=curve.png", "--preview_every=100"]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        subprocess.run([*command, *flags], check=True, stderr=subprocess.DEVNULL)
+        return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def replicas(options):
+    rates = {1: [], 2: []}
+    split = () if len(tf.config.list_physical_devices("GPU")) > 1 else ("--logical_cpus=2",)
+    for _ in range(options.rounds):
+        for count, flags in ((1, ("--strategy=one",)), (2, ("--strategy=mirrored", *split))):
+            lines = logged(options, *flags)[2:]  # the first steps trace
+            seconds = lines[-1]["seconds"] - lines[0]["seconds"]
+            rates[count].append((len(lines) - 1) / seconds)
+    for count, of_count in rates.items():
+        print(f"{count} replicas: {np.median(of_count):.3f} steps a second", flush=True)
+    print(f"ratio {np.median(np.divide(rates[2], rates[1])):.3f}", flush=True)
+
+
+def curve(options):
+    lines = logged(options, "--learning_rate=1e-3", "--preview=curve.png", "--preview_every=100")
     print(f"step 0: loss {lines[0]['loss']:.4g}")
     for part in np.array_split(np.arange(1, len(lines)), 20):
         mean = np.mean([lines[i]["loss"] for i in part])
@@ -101,11 +120,13 @@ def main():
     parser.add_argument("--what", nargs="+", default=["step", "apply"])
     parser.add_argument("--rounds", type=int, default=7)
     for name in ("model", "content", "style"):
-        parser.add_argument(f"--{name}", help="for --what=curve")
-    parser.add_argument("--steps", type=int, default=900, help="for --what=curve")
+        parser.add_argument(f"--{name}", help="for --what=curve and replicas")
+    parser.add_argument("--steps", type=int, default=900, help="for --what=curve and replicas")
     options = parser.parse_args()
     if "curve" in options.what:
         curve(options)
+    if "replicas" in options.what:
+        replicas(options)
     if {"step", "apply"} & set(options.what):
         worker = Worker(options.torch_python)
         worker.ask("adain", weights=options.weights)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from vgg_normalize.errors import NetworkError
 from vgg_normalize.networks import chain
 
 PADDINGS = ("zero", "reflect", "replicate", "wrap")
@@ -88,11 +89,31 @@ def with_padding(model: keras.Model, padding: str) -> keras.Model:
     Args:
         model: A chain of layers.
         padding: One of `PADDINGS`.
+
+    Raises:
+        NetworkError: A layer cannot be padded otherwise than it is: one that pads with zeros by
+            itself, or a convolution that is strided, not square or of an even size.
     """
     layers = chain.layers(model)
     if all(border_of(layer) == padding for layer in layers if _is_padded(layer)):
         return model
+    for layer in layers:
+        _require_suited(layer)
     return chain.copy(model, fresh_layer=lambda layer: with_border(layer, padding))
+
+
+def _require_suited(layer: keras.Layer) -> None:
+    suited = not isinstance(layer, keras.layers.ZeroPadding2D)
+    if _is_padded(layer):
+        height, width = layer.kernel_size
+        dilations = set(layer.dilation_rate)
+        suited = height == width and height % 2 == 1 and len(dilations) == 1
+        suited = suited and set(layer.strides) == {1}
+    if not suited:
+        raise NetworkError(
+            "Expected square convolutions of odd sizes and stride 1 for another --padding. Received: "
+            f"{layer.name!r}, a {type(layer).__name__} that is none. Leave --padding out."
+        )
 
 
 def with_border(layer: keras.Layer, padding: str) -> keras.Layer:

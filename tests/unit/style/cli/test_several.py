@@ -76,7 +76,14 @@ def test_a_folder_goes_on_and_names_what_fails(model, folder, tmp_path, capsys):
     assert pixels(out / "a.png").shape == (21, 32, 3)
 
 
-@pytest.mark.parametrize("arguments", [("--preserve_color=match",), ("--content_loss=neighbors",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--preserve_color=match",),
+        ("--content_loss=neighbors",),
+        ("--style_loss=sliced_wasserstein", "--renew_every=1", "--steps=4"),
+    ],
+)
 def test_what_contents_cannot_share_is_their_own(model, folder, tmp_path, arguments):
     out, alone = tmp_path / "out", tmp_path / "c.png"
     assert run(model, tmp_path, f"--content={folder}", f"--output={out}", *arguments) == 0
