@@ -125,7 +125,7 @@ def _painting(content: gr.Image) -> gr.ImageEditor:
         transforms=(),
         layers=False,
         buttons=[],
-        brush=gr.Brush(default_size=40, colors=list(COLORS.values()), color_mode="fixed"),
+        brush=gr.Brush(default_size="auto", colors=list(COLORS.values()), color_mode="fixed"),
         elem_id="painting",
     )
     content.change(

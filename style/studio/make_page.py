@@ -81,7 +81,11 @@ class MakePage:
                 self.left = gr.Dropdown([], label="Left", min_width=120)
                 self.right = gr.Dropdown([], label="Right", min_width=120)
             self.slider = gr.ImageSlider(
-                label="Left and right", type="filepath", interactive=False, buttons=[]
+                label="Left and right",
+                type="filepath",
+                interactive=False,
+                buttons=[],
+                elem_id="compare",
             )
 
     def _connect(self) -> None:

@@ -183,6 +183,43 @@ def test_a_picture_is_watched_stopped_and_gone_on_with(visit, world, tmp_path):
     assert "--init=" in flags and "begin.png" in flags
 
 
+def test_two_takes_are_compared_by_a_slider(visit, world):
+    page = visit()
+    for steps in (1, 2):
+        choose(page, world, steps=steps)
+        button(page, "Start").click()
+        standing(page, f"finished, {steps} of {steps}")
+        page.reload()  # the takes stay
+        expect(button(page, "Start")).to_be_visible(timeout=PATIENCE)
+    page.get_by_text("Compare two takes").click()
+    for side, i in (("Left", 0), ("Right", 1)):
+        page.get_by_label(side, exact=True).click()
+        page.get_by_role("option").nth(i).click()
+    expect(page.locator("#compare img").first).to_be_visible(timeout=PATIENCE)
+
+
+def test_the_style_goes_where_it_is_painted(visit, server, world):
+    page = visit()
+    choose(page, world, steps=1)
+    page.get_by_text("Paint where each style goes").click()
+    canvas = page.locator("#painting canvas").first
+    expect(canvas).to_be_visible(timeout=PATIENCE)
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)  # the content is laid under the brush
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 30, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    button(page, "Start").click()
+    standing(page, "finished")
+    mask = max(server.folder.glob("take_*"), key=lambda path: path.name) / "mask_1.png"
+    painted = pixels(mask) > 0
+    assert painted[20, 30] and not painted[0, 0]
+
+
 def test_a_wrong_file_is_told_of_in_a_sentence(visit, world):
     page = visit()
     page.set_input_files("#content input[type=file]", world / "text.png")
