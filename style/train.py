@@ -36,8 +36,9 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_enum,
         "recipe",
         list(RECIPES),
-        "What sets the flags that are not given. quick: pictures in the style within 40 minutes on two "
-        "cores. paper: as published (Huang and Belongie 2017, Ghiasi et al. 2017, Dumoulin et al. 2017).",
+        "What sets the flags that are not given. quick: small crops, higher learning rates and a "
+        "strength in place of a style weight, for a machine without a GPU. paper: as published (Huang "
+        "and Belongie 2017, Ghiasi et al. 2017, Dumoulin et al. 2017).",
     )
     add(
         string,

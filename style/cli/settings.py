@@ -50,7 +50,7 @@ CHECKPOINT_IGNORED = (
 
 # What each `--recipe` sets, by --method, where the flag itself is not given.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    # To pictures within 40 minutes on two cores; docs/recipes.md shows what was tried.
+    # For a machine without a GPU; docs/recipes.md says what was tried.
     "quick": {
         method: {
             **{"size": 128, "batch_size": 4, "steps": steps, "learning_rate": rate, "decay": 0.0},
