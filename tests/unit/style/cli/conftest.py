@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from helpers import SIGNS_OF_LIFE, feed_forward
 from stylizers import flags_of, make_world
 
@@ -13,6 +16,14 @@ from stylizers import flags_of, make_world
 def world(tmp_path_factory) -> Path:
     """A model, folders of pictures, and one trained network of each method; read only."""
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def networks_loaded_once() -> Iterator[None]:
+    """A directory is read by the first run that names it: reading is most of what a run costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", functools.cache(tf.saved_model.load))
+        yield
 
 
 @pytest.fixture

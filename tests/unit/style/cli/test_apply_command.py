@@ -17,7 +17,7 @@ from style import apply
 from style.images import colors
 from vgg_normalize.errors import UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("networks_loaded_once")]
 
 
 @pytest.fixture

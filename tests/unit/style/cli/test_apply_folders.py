@@ -21,7 +21,7 @@ from style.images import writing
 from style.objective import memory_budget
 from vgg_normalize.errors import OutputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("networks_loaded_once")]
 
 MIB = 2**20
 
