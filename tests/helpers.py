@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -258,26 +256,3 @@ def feed_forward(module: str, *arguments: object) -> int:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def start_workers(module: str, *arguments: object, count: int = 2) -> list[subprocess.Popen[str]]:
-    """Processes of one cluster on this machine that run a module with --strategy=multiworker."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    started = []
-    for index in range(count):
-        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, arguments), "--strategy=multiworker"],
-                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return started

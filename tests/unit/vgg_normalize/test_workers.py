@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, command, pictures, start_workers
+from clusters import start_workers
+from helpers import TINY, command, pictures
 
 from vgg_normalize.means import Means
 
@@ -47,7 +48,7 @@ def test_a_lost_worker_ends_the_others_and_resume_goes_on(tmp_path):
     output = tmp_path / "many"
     common = (*TINY, f"--images={folder}", f"--output={output}")
     arguments = (*common, "--checkpoint_every=16")
-    chief, other = start_workers("vgg_normalize", *arguments)
+    chief, other = start_workers("vgg_normalize", *arguments, forks=True)
     place = tmp_path / "many.partial" / "checkpoint.npz"
     deadline = time.monotonic() + 90
     while not place.exists() and chief.poll() is None and time.monotonic() < deadline:
@@ -61,7 +62,7 @@ def test_a_lost_worker_ends_the_others_and_resume_goes_on(tmp_path):
     assert time.monotonic() - lost < 30
     assert chief.returncode == 5, error
     assert "--resume" in error.splitlines()[-1]
-    again = start_workers("vgg_normalize", *arguments, "--resume")
+    again = start_workers("vgg_normalize", *arguments, "--resume", forks=True)
     errors = [worker.communicate(timeout=120)[1] for worker in again]
     assert [worker.returncode for worker in again] == [0, 0], errors
     report = json.loads((output / "report.json").read_text())

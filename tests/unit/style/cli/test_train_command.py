@@ -147,9 +147,7 @@ def test_the_help_needs_nothing(module, capsys):
 @pytest.fixture(scope="module")
 def whole(world):
     """A run that nothing stopped, with batches that cross epochs."""
-    folder = world / "whole"
-    assert feed_forward("train", *flags_of(world, folder), f"--log={folder}.jsonl") == 0
-    return folder
+    return trained(world, "adain")
 
 
 def assert_as(whole: Path, folder: Path, log: Path) -> None:
@@ -190,14 +188,22 @@ def test_a_killed_training_goes_on_to_the_same_bits(world, whole, tmp_path):
     assert_as(whole, tmp_path / "out", log)
 
 
-@pytest.fixture
-def stopped(world, tmp_path):
-    """The flags of an interrupted training with a checkpoint after two steps."""
-    place = f"--checkpoint={tmp_path / 'state'}"
+@pytest.fixture(scope="module")
+def after_two_steps(world, tmp_path_factory):
+    """Directory of an interrupted training with a checkpoint after two steps."""
+    place = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, 2, signal.SIGTERM)
-        assert feed_forward("train", *flags_of(world, tmp_path / "out"), place) == 143
+        flags = (*flags_of(world, place / "out"), f"--checkpoint={place / 'state'}")
+        assert feed_forward("train", *flags) == 143
     return place
+
+
+@pytest.fixture
+def stopped(after_two_steps, tmp_path):
+    """Its flags, and a copy of it in the directory of the test."""
+    shutil.copytree(after_two_steps, tmp_path, dirs_exist_ok=True)
+    return f"--checkpoint={tmp_path / 'state'}"
 
 
 def test_a_checkpoint_is_of_its_run_alone(no_training, stopped, capsys, run, tmp_path, world):
@@ -409,14 +415,13 @@ def test_what_takes_long_before_the_first_step_is_named(run, monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "close"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01)]
 )
-def test_half_precision_is_near_float32_and_saves_float32(run, world, tmp_path, precision, close):
-    logs = [tmp_path / "half.jsonl", tmp_path / "whole.jsonl"]
-    assert run(f"--precision={precision}", f"--log={logs[0]}", "--steps=1") == 0
+def test_half_precision_is_near_float32_and_saves_float32(run, whole, tmp_path, precision, close):
+    log = tmp_path / "half.jsonl"
+    assert run(f"--precision={precision}", f"--log={log}", "--steps=1") == 0
 
     saved = tf.train.list_variables(str(tmp_path / "out" / "variables" / "variables"))
     assert saved and not any("half" in name for name, _ in saved)
-    assert run(f"--log={logs[1]}", "--steps=1", "--overwrite") == 0
-    half, whole = (json.loads(log.read_text().splitlines()[0]) for log in logs)
-    assert half["loss"] != whole["loss"]
-    for name, value in whole["terms"].items():
+    half, single = lines(log)[0], lines(Path(f"{whole}.jsonl"))[0]
+    assert half["loss"] != single["loss"]
+    for name, value in single["terms"].items():
         assert half["terms"][name] == pytest.approx(value, rel=close), name

@@ -139,6 +139,7 @@ def test_a_failed_conversion_is_told_before_the_first_step(no_training, monkeypa
 @onnx
 def test_a_failed_proof_keeps_the_network_without_its_export(run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(exporting, "worst_difference", lambda *arguments: 0.25)
+    monkeypatch.setitem(exporting._WRITERS, "onnx", lambda *arguments: arguments[-1].touch())
     assert run("--formats=onnx", "--steps=1") == 6
     assert "difference of 0.25" in capsys.readouterr().err.splitlines()[-1]
     out = tmp_path / "out"

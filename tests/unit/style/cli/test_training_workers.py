@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import start_workers
+from clusters import Worker, start_workers
+from forks import forked
 from stylizers import flags_of
 
 pytestmark = pytest.mark.slow
@@ -18,13 +18,11 @@ STEPS = ("--batch_size=2", "--steps=20", "--learning_rate=1e-4")
 
 
 def train(world: Path, place: Path, *arguments: object) -> dict[str, np.ndarray]:
-    """The variables after a training in a process of its own."""
+    """The variables after a training in a fork of its own."""
     place.mkdir()
     flags = (*flags_of(world, place / "out"), *STEPS, f"--checkpoint={place / 'state'}", *arguments)
-    done = subprocess.run(
-        [sys.executable, "-m", "style.train", *map(str, flags)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    code, told = forked(*map(str, flags), package="style.train")
+    assert code == 0, told
     return variables(place)
 
 
@@ -43,15 +41,15 @@ def assert_close(found, expected) -> None:
         np.testing.assert_allclose(found[name], array, atol=1e-5 * scale, err_msg=name)
 
 
-def start(world: Path, place: Path, *more: object) -> list[subprocess.Popen[str]]:
+def start(world: Path, place: Path, *more: object, forks: bool = True) -> Sequence[Worker]:
     """Two workers that train alike, the first of which writes."""
     place.mkdir(exist_ok=True)
     flags = (*flags_of(world, place / "out"), *STEPS)
     state = (f"--checkpoint={place / 'state'}", "--checkpoint_every=2")
-    return start_workers("style.train", *flags, *state, *more)
+    return start_workers("style.train", *flags, *state, *more, forks=forks)
 
 
-def finish(workers: list[subprocess.Popen[str]]) -> list[str]:
+def finish(workers: Sequence[Worker]) -> list[str]:
     """What they say, once both are done."""
     errors = [worker.communicate(timeout=180)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
@@ -64,7 +62,7 @@ def test_several_devices_and_processes_learn_the_weights_of_one_and_a_lost_one_e
     one = train(world, tmp_path / "one")
     assert_close(train(world, tmp_path / "two", "--strategy=mirrored", "--logical_cpus=2"), one)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    errors = finish(start(world, whole, f"--log={tmp_path / 'log.jsonl'}"))
+    errors = finish(start(world, whole, f"--log={tmp_path / 'log.jsonl'}", forks=False))
     assert_close(variables(whole), one)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 20  # of the chief alone
     assert "saved in" in errors[0] and "saved in" not in errors[1]
