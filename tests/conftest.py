@@ -1,4 +1,4 @@
-"""Settings of every test process, before TensorFlow is imported."""
+"""Settings of every test process, before NumPy and TensorFlow are imported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 # pytest runs several processes: more threads would only wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+# NumPy's, which spin as they wait: 5 seconds for what one thread does in 0.02.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:
