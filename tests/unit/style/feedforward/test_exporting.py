@@ -19,6 +19,8 @@ from vgg_normalize import onnx_files
 from vgg_normalize.errors import NetworkError, UsageError, VerificationError
 from vgg_normalize.runtime import extras
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("adain", "encoder", "cin")
 STYLES = ["a.png", "b.png", "c.png"]
 SIZE = 32

@@ -17,6 +17,8 @@ from style.synthesis import neighbor_terms, picture_terms
 from style.synthesis.picture_terms import Style, as_batch
 from vgg_normalize.networks import borders
 
+pytestmark = pytest.mark.slow
+
 SHAPE, TILE = (40, 48), 16
 PADDINGS = list(borders.PADDINGS)
 

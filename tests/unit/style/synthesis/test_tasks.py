@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 STEPS = 5
 # Where the optimizer does not matter: its graphs are quickly traced.
 ADAM = {"optimizer": "adam"}
+# L-BFGS of few pairs, each of which is a part of the graph.
+PAIRS = {"history_size": 2}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,9 @@ def written(path) -> np.ndarray:
 @pytest.mark.parametrize(
     ("options", "flags"),
     [
-        ({}, ()),
-        ({"scales": 2, "preserve_color": "luminance"}, ("--scales=2", "--preserve_color=luminance")),
+        (PAIRS, ("--history_size=2",)),
+        ({"scales": 2, "preserve_color": "luminance", **PAIRS},
+         ("--scales=2", "--preserve_color=luminance", "--history_size=2")),
         ({"style_loss": "moments", "strength": 0.8, **ADAM},
          ("--style_loss=moments", "--strength=0.8", "--optimizer=adam")),
         ({"init": "noise", "seed": 3, **ADAM}, ("--optimizer=adam", "--init=noise", "--seed=3")),
@@ -83,7 +86,8 @@ def test_a_texture_has_the_size_that_is_asked_for(model, painting):
 def test_inversion_comes_nearer_to_the_features(model, photo):
     errors = []
     for steps in (1, 40):
-        image = style.invert(model, photo, "block1_conv2", steps=steps, tv_weight=0, seed=1).image
+        options = {"steps": steps, "tv_weight": 0, "seed": 1, **PAIRS}
+        image = style.invert(model, photo, "block1_conv2", **options).image
         extract = vn.features(model, ["block1_conv2"])
         ours, theirs = (extract(p[None])["block1_conv2"].numpy() for p in (image, photo))
         errors.append(np.square(ours - theirs).mean() / np.square(theirs).mean())
@@ -91,13 +95,13 @@ def test_inversion_comes_nearer_to_the_features(model, photo):
 
 
 def test_every_step_is_given_and_the_last_is_the_result(model, photo, painting):
-    results = list(style.iter_transfer(model, photo, painting, steps=STEPS))
+    results = list(style.iter_transfer(model, photo, painting, steps=STEPS, **PAIRS))
     assert results[0].evaluations == 1 and results[-1].evaluations == STEPS
     assert [result.status for result in results[:-1]] == [Status.RUNNING] * (len(results) - 1)
     assert results[-1].status is Status.STEPS_DONE
     assert results[-1].loss < results[0].loss
     assert sum(results[-1].terms.values()) == pytest.approx(results[-1].loss, rel=1e-5)
-    last = style.transfer(model, photo, painting, steps=STEPS)
+    last = style.transfer(model, photo, painting, steps=STEPS, **PAIRS)
     np.testing.assert_array_equal(last.image, results[-1].image)
 
 
@@ -109,7 +113,7 @@ def test_coarse_sizes_are_running_until_the_last_one_is_done(model, photo, paint
 
 
 def test_a_run_that_begins_at_the_minimum_says_that_it_has_converged(model, photo, painting):
-    result = style.transfer(model, photo, painting, style_weight=0, steps=STEPS)
+    result = style.transfer(model, photo, painting, style_weight=0, steps=STEPS, **PAIRS)
     assert result.status is Status.CONVERGED and result.loss == 0
     np.testing.assert_array_equal(result.image, photo)
 
@@ -141,7 +145,7 @@ def test_why_a_run_ended(evaluations, stalled, finite, status):
 
 def test_an_objective_that_is_infinite_at_once_is_an_error(model, photo, painting):
     with pytest.raises(NumericalError, match="at the first picture"):
-        style.transfer(model, photo, painting, style_weight=1e38, steps=STEPS)
+        style.transfer(model, photo, painting, style_weight=1e38, steps=STEPS, **PAIRS)
 
 
 def test_the_network_may_be_named(world, model, photo, painting):
