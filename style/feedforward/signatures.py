@@ -43,17 +43,20 @@ def make_signatures(
 
         return _apply_padded(body, content, network.stride)
 
-    signatures = {"transform": _function(transform, content=image, code=codes)}
+    # `serving_default` calls the others' graphs: the network is traced and stored once.
+    render = _function(transform, content=image, code=codes)
+    signatures = {"transform": render}
     if network.code is None:
         signatures["serving_default"] = _function(
-            lambda content, weights: transform(content, weights), content=image, weights=codes
+            lambda content, weights: render(content, weights), content=image, weights=codes
         )
         return signatures
     encode_style = network.code
+    encode = _function(lambda style: {"code": encode_style(style)}, style=image)
     signatures["serving_default"] = _function(
-        lambda content, style: transform(content, encode_style(style)), content=image, style=image
+        lambda content, style: render(content, encode(style)["code"]), content=image, style=image
     )
-    signatures["code"] = _function(lambda style: {"code": encode_style(style)}, style=image)
+    signatures["code"] = encode
     if network.target_layer is not None:
         saved.encoder = chain.features(model, [network.target_layer])
         signatures |= _tile_signatures(network, saved.encoder, image, width // 2)
