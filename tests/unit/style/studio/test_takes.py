@@ -50,6 +50,7 @@ def asked(world):
         style=(str(world / "style.png"),),
         size=48,
         steps=STEPS,
+        history_size=2,  # each pair is a part of the graph
     )
 
 
