@@ -16,6 +16,7 @@ from style.studio.page_errors import on_the_page
 from style.studio.take_queue import TakeQueue
 from style.studio.takes import Stage, Take
 from style.studio.uploads import Masks, require_allowed
+from vgg_normalize.errors import UsageError
 from vgg_normalize.networks import chain
 
 # Seconds between two looks at whether something changed, and between two drawings of a curve.
@@ -149,6 +150,9 @@ class MakePage:
     def _asked(self, values: dict[Any, Any], take: Take | None) -> Settings:
         """The settings of the form; where it has no pictures, those of a take."""
         chosen = self.form.read(values)
+        for name in ("size", "steps", "seed"):
+            if chosen[name] is None:
+                raise UsageError(f"Expected a number as {name}. Received: none. Fill it in.")
         content, styles = chosen["content"], tuple(chosen["styles"] or ())
         if take is not None:
             content, styles = content or take.asked.content, styles or take.asked.style
@@ -168,9 +172,10 @@ class MakePage:
             content_layers=parse_layers("content_layers", split_list(chosen["content_layer"])),
             style_layers=parse_layers("style_layers", chosen["style_layers"] or []),
             init=begin,
+            style_loss=chosen["style_loss"] or Settings.style_loss,
             **{
                 name: chosen[name]
-                for name in ("size", "steps", "strength", "style_loss", "preserve_color", "seed")
+                for name in ("size", "steps", "strength", "preserve_color", "seed")
             },
         )
 
