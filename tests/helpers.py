@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -205,14 +209,23 @@ def assert_gradient(function, x, relative: float = 1e-6, seed: int = 0) -> None:
 
 def save_model(folder: Path) -> Path:
     """A normalised network of three convolutions in `folder`, as the command saves it."""
+    shutil.copytree(_saved_model(), folder, dirs_exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _saved_model() -> Path:
+    """Where this process keeps it, until it ends."""
     import vgg_normalize as vn
     from vgg_normalize.data import synthetic
 
     model = vn.build("vgg19", weights="random", last_layer="block2_conv1")
     batches = [synthetic.picture(i)[None, :96, :96].astype(np.float32) / 255 for i in range(2)]
     means = vn.channel_means(model, batches)
-    vn.save(vn.normalize(model, means), means, folder, formats=("saved_model",))
-    return folder
+    place = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    vn.save(vn.normalize(model, means), means, Path(place, "model"), formats=("saved_model",))
+    return Path(place, "model")
 
 
 def stylise(*arguments: object) -> int:

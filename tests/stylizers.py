@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +26,27 @@ STYLES = ("a.png", "b.png", "c.png")
 STYLE_SIZE = 64
 
 
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`make_world`, once for all processes of a test run."""
+    own = tmp_path_factory.getbasetemp()
+    world = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "world"
+    with one_at_a_time(world.with_suffix(".lock")):
+        if not world.exists():
+            make_world(world)
+    return world
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Only one of the processes that name this file is in here."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def make_world(world: Path) -> Path:
     """A model, folders of pictures, and one trained network of each method; read only."""
+    world.mkdir(exist_ok=True)
     save_model(world / "model")
     for folder, shapes in {
         "contents": [(40, 60), (50, 45), (36, 36), (64, 48)],
@@ -63,8 +86,15 @@ def flags_of(world: Path, output: Path) -> tuple[str, ...]:
 
 @functools.cache
 def trained(world: Path, method: str) -> Path:
-    """A network with its log and its preview beside it."""
+    """A network with its log and its preview beside it, of the first process that asks for it."""
     folder = world / method
+    with one_at_a_time(world / f"{method}.lock"):
+        if not folder.exists():
+            _train(folder, world, method)
+    return folder
+
+
+def _train(folder: Path, world: Path, method: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCKS", 1)
         code = feed_forward(
@@ -72,7 +102,6 @@ def trained(world: Path, method: str) -> Path:
             *(f"--log={folder}.jsonl", f"--preview={folder}.png", "--preview_every=3"),
         )
     assert code == 0
-    return folder
 
 
 @functools.cache

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from helpers import SIGNS_OF_LIFE, feed_forward
-from stylizers import flags_of, make_world
+from stylizers import flags_of, shared_world
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """A model, folders of pictures, and one trained network of each method; read only."""
-    return make_world(tmp_path_factory.mktemp("world"))
+    return shared_world(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stylizers import STYLE_SIZE, STYLES, make_world, trained
+from stylizers import STYLE_SIZE, STYLES, shared_world, trained
 
 gr = pytest.importorskip("gradio", reason="no gradio here: pip install '.[studio]'")
 
@@ -15,9 +15,9 @@ from style.studio.apply_page import ApplyPage  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
+    return shared_world(tmp_path_factory)
 
 
 @pytest.fixture
