@@ -94,7 +94,7 @@ def refused(capsys, code: int, *arguments: str) -> str:
 # What commands say of themselves before anything can be wrong.
 SIGNS_OF_LIFE = (
     *("starting TensorFlow", "TensorFlow 2.", "network: ", "weights: ", "going on after"),
-    *("the network was made for", ": left out '", " comes to --style_weight="),
+    *("the network was made for", ": left out '", "--strength="),
 )
 
 
