@@ -20,7 +20,7 @@ from vgg_normalize.errors import UsageError
 from vgg_normalize.networks import chain
 
 # Seconds between two looks at whether something changed, and between two drawings of a curve.
-LOOK, DRAW = 0.05, 3.0
+LOOK, DRAW = 0.1, 10.0
 
 
 class MakePage:
