@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from style.feedforward.networks import Network
 from style.objective import losses
-from style.objective.features import feature_extractor
+from style.objective.features import Convolve, feature_extractor
 from style.objective.losses import SAMPLES, StyleLoss
 from style.objective.terms import exact_sums
 from style.objective.tiling import IMAGE
@@ -66,10 +66,16 @@ def style_targets(
 
 
 def precise_features(
-    model: keras.Model, names: Sequence[str]
+    model: keras.Model, names: Sequence[str], *, kernels: dict[str, Convolve] | None = None
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Image -> features of these layers in float32, in whatever precision the model computes."""
-    extract = feature_extractor(model, names)
+    """Image -> features of these layers in float32, in whatever precision the model computes.
+
+    Args:
+        model: The normalised VGG of the losses.
+        names: Names of layers, or `IMAGE`.
+        kernels: As `feature_extractor` takes them.
+    """
+    extract = feature_extractor(model, names, kernels=kernels)
     return lambda image: {
         name: tf.cast(layer, tf.float32) for name, layer in extract(image).items()
     }
@@ -97,7 +103,7 @@ def _sums(loss: StyleLoss, features: tf.Tensor) -> Any:
 
 
 def objective(
-    network: Network, model: keras.Model, config: LossConfig
+    network: Network, model: keras.Model, config: LossConfig, *, kernels: dict[str, Convolve] | None
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """(content [B, H, W, 3], code [B, D], style targets) -> the value of each term.
 
@@ -108,13 +114,14 @@ def objective(
         style     style_weight sum_l w_l d(S_l(y), S_l(style))
         tv        tv_weight TV(y) / (B H W 3)
 
-    Reference: Huang and Belongie 2017, equations 11 to 13.
+    `kernels` are as `feature_extractor` takes them.  Reference: Huang and Belongie 2017, equations 11
+    to 13.
     """
     content_layers = layers_of_content(network, config)
     content_names = [name for name, _ in content_layers]
     style_names = [name for name, _ in config.style_layers]
-    extract = precise_features(model, [*content_names, *style_names])
-    extract_content = precise_features(model, content_names)
+    extract = precise_features(model, [*content_names, *style_names], kernels=kernels)
+    extract_content = precise_features(model, content_names, kernels=kernels)
     loss = config.make_style_loss()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from style.feedforward import batch_losses
 from style.feedforward.batch_losses import LossConfig
 from style.feedforward.networks import Network
+from style.objective.features import Convolve
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -146,10 +147,13 @@ def step_function(
             indices [B] in place of pictures [B, H, W, 3].
         strategy: Devices that share each batch.
     """
-    terms = batch_losses.objective(network, model, config)
+    kernels: dict[str, Convolve] = {}
+    terms = batch_losses.objective(network, model, config, kernels=kernels)
     loss = config.make_style_loss()
     extract = batch_losses.precise_features(
-        model, [*network.code_layers, *(name for name, _ in config.style_layers)]
+        model,
+        [*network.code_layers, *(name for name, _ in config.style_layers)],
+        kernels=kernels,
     )
     variables = network.variables
     optimizer.build(variables)

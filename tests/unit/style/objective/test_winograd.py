@@ -109,6 +109,7 @@ def convolution_layer(filters=128, size=3, kind=keras.layers.Conv2D, **options):
         ({"strides": 2}, (1, 16, 16, 64), False),
         ({"dilation_rate": 2}, (1, 16, 16, 64), False),
         ({"padding": "valid"}, (1, 16, 16, 64), False),
+        ({"dtype": "mixed_bfloat16"}, (1, 16, 16, 64), False),
         ({"groups": 2, "filters": 512}, (1, 16, 16, 64), False),
         ({"data_format": "channels_first"}, (1, 64, 16, 16), False),
         ({"kind": keras.layers.Conv2DTranspose}, (1, 16, 16, 64), False),
