@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from forks import program
 from helpers import images, tiny_chain
 
 from style.cli import settings
+from style.cli.training_checkpoint import TrainingCheckpoint
 from style.feedforward import batch_losses, blocks, networks, training
 from style.feedforward.batch_losses import LossConfig
 from style.feedforward.layers import InstanceNormalization
@@ -98,13 +101,15 @@ def test_instance_by_rows_is_conditional_instance_normalization(monkeypatch):
     )
 
 
-def trained_step(network):
+def trained_step(network, optimizer=None, strategy=None):
     model = tiny_chain()
     style = images(1, 20, 28, seed=4)
     config = LossConfig(LAYERS, LAYERS, style_loss="gram")
     targets = batch_losses.style_targets(model, config, list(style))
-    optimizer = keras.optimizers.Adam(1e-3)
-    return training.step_function(network, model, config, optimizer, targets=targets)
+    optimizer = optimizer or keras.optimizers.Adam(1e-3)
+    return training.step_function(
+        network, model, config, optimizer, targets=targets, strategy=strategy
+    )
 
 
 def test_batches_set_moving_averages_that_alone_are_used_at_application():
@@ -161,6 +166,62 @@ def test_spectral_normalization_keeps_the_largest_singular_value_at_one():
     # A step of Adam comes after the division, and each division has one step of power iteration.
     np.testing.assert_allclose(largest(), 1, atol=0.25)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("options", [{"normalization": "batch"}, {"spectral": True}], ids=str)
+def test_what_is_remembered_comes_back_from_a_checkpoint(tmp_path, options):
+    content, index = tf.constant(images(2, 16, 16)), tf.zeros([2], tf.int32)
+
+    def run():
+        network, optimizer = networks.cin(1, **options), keras.optimizers.Adam(1e-3)
+        step = trained_step(network, optimizer)
+        weights = [*network.variables, *network.state]
+        state = list(optimizer.variables)
+        return step, [*weights, *state], TrainingCheckpoint(str(tmp_path), weights, state, "same")
+
+    step, expected, checkpoint = run()
+    step(content, index)
+    checkpoint.save(1, 0.0, (0, 0))
+    step(content, index)
+    step, found, checkpoint = run()
+    checkpoint.restore(2)
+    step(content, index)
+    for variable, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), same.numpy())
+
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+sys.path.insert(0, sys.argv[1])
+import keras
+import numpy as np
+from helpers import images
+from unit.style.feedforward.test_normalizations import blocks, networks, trained_step
+
+blocks.BLOCKS = 1
+content, index = tf.constant(images(2, 16, 16)), tf.zeros([2], tf.int32)
+variables = []
+for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    with strategy.scope() if strategy else tf.device("CPU:0"):
+        network = networks.cin(1, normalization="synchronized")
+        # Adam would move an entry whose gradient is rounding by its whole rate.
+        step = trained_step(network, keras.optimizers.SGD(1e-3), strategy)
+    for _ in range(3):
+        step(content, index)
+    variables.append([*network.variables, *network.state])
+for alone, shared in zip(*variables):
+    scale = max(1.0, np.abs(alone.numpy()).max())
+    np.testing.assert_allclose(shared.numpy(), alone.numpy(), atol=1e-4 * scale, err_msg=alone.path)
+print(len(network.state))
+"""
+
+
+def test_devices_remember_what_one_with_the_whole_batch_does():
+    assert int(program(TWO_DEVICES, Path(__file__).parents[3])) > 0
 
 
 @pytest.mark.parametrize("name", ["layer", "synchronized"])
