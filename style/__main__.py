@@ -41,6 +41,7 @@ from vgg_normalize.errors import OutputError, UsageError
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
+from vgg_normalize.runtime.starting import starting_tensorflow
 
 DEFAULTS = command.defaults(Settings)
 ANIMATIONS = (".gif", ".webp", ".mp4")
@@ -93,7 +94,7 @@ def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> N
         if given & names:
             say(f"{what} does not use {', '.join('--' + name for name in sorted(given & names))}")
     say(f"{_description(parsed)}; starting TensorFlow")
-    with command.starting_tensorflow():
+    with starting_tensorflow():
         from style.cli import run_transfer
     run_transfer.run(parsed, stop, variants)
 

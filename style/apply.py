@@ -13,6 +13,7 @@ from style.cli.common_flags import MAX_SIDE, Add, define_folder_flags, define_ou
 from style.cli.settings import ApplySettings, parse_weights
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.progress import InterruptHandler
+from vgg_normalize.runtime.starting import starting_tensorflow
 
 DEFAULTS: dict[str, Any] = command.defaults(ApplySettings)
 
@@ -87,7 +88,7 @@ def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) ->
     parsed["style_blend"] = parse_weights("style_blend", settings["style_blend"])
     for name in ("style", "content_mask"):
         parsed[name] = tuple(settings[name])
-    with command.starting_tensorflow():
+    with starting_tensorflow():
         from style.cli import run_stylize
     run_stylize.run(ApplySettings(**parsed), stop)
 

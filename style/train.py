@@ -24,6 +24,7 @@ from vgg_normalize.errors import UsageError
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
+from vgg_normalize.runtime.starting import starting_tensorflow
 
 DEFAULTS: dict[str, Any] = command.defaults(TrainSettings)
 
@@ -50,6 +51,17 @@ def define_flags(values: flags.FlagValues) -> None:
     add(string, "content", "Content pictures: a folder, a .tar, or tfds:NAME/SPLIT.")
     add(string, "style", "Folder or .tar of style pictures; with cin, each one becomes a style.")
     add(string, "output", "Directory to save the network in.")
+    _define_network_flags(add)
+    _define_run_flags(add)
+    _define_optimization_flags(add)
+    _define_loss_flags(add)
+    _define_device_flags(add)
+    _define_export_flags(add)
+    define_checkpoint_flags(add)
+
+
+def _define_network_flags(add: Add) -> None:
+    """Flags of the networks that have normalisations."""
     add(
         flags.DEFINE_enum,
         "normalization",
@@ -61,12 +73,11 @@ def define_flags(values: flags.FlagValues) -> None:
         "spectral",
         "Divide the kernels of these networks by their spectral norms at each step.",
     )
-    _define_run_flags(add)
-    _define_optimization_flags(add)
-    _define_loss_flags(add)
-    _define_device_flags(add)
-    _define_export_flags(add)
-    define_checkpoint_flags(add)
+    add(
+        flags.DEFINE_bool,
+        "skip",
+        "Let these networks add to the content, in logits, and so begin near the identity.",
+    )
 
 
 def _define_run_flags(add: Add) -> None:
@@ -232,11 +243,11 @@ def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) ->
     """Run with the parsed flags; TensorFlow is imported only now, so wrong flags fail at once."""
     values = _with_recipe(settings, given)
     if settings["method"] == "adain" and (
-        settings["normalization"] != "instance" or settings["spectral"]
+        settings["normalization"] != "instance" or settings["spectral"] or settings["skip"]
     ):
         raise UsageError(
-            "Expected no --normalization and no --spectral with --method=adain, whose decoder has no "
-            "normalisation. Received: one. Leave it out, or use --method=encoder or cin."
+            "Expected no --normalization, --spectral or --skip with --method=adain, whose decoder has "
+            "none of them. Received: one. Leave it out, or use --method=encoder or cin."
         )
     for name in ("content_layers", "style_layers"):
         values[name] = parse_layers(name, settings[name])
@@ -253,7 +264,7 @@ def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) ->
     # TensorFlow leaves oneDNN's convolutions off on processors without AVX-512, where a step takes 1.5
     # times as long without them.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with command.starting_tensorflow():
+    with starting_tensorflow():
         from style.cli import run_training
     run_training.run(TrainSettings(**values), stop)
 

@@ -19,6 +19,7 @@ LONGEST = 300
 # themselves, which an object around them would only hide.
 LARGE = {
     "style.cli.transfer_run.__init__": "a run's parts",
+    "style.feedforward.networks.style_encoder": "the options of a network",
     "style.feedforward.training.step_function": "what a step is made of",
     "style.feedforward.stylizer.render": "the options of a styliser",
     "style.objective.memory_budget.estimate": "what memory depends on",

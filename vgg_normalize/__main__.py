@@ -16,6 +16,7 @@ from vgg_normalize.errors import UsageError
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.paths import require_distinct
 from vgg_normalize.runtime.progress import InterruptHandler, say
+from vgg_normalize.runtime.starting import starting_tensorflow
 
 DEFAULTS = command.defaults(Settings)
 Add = Callable[..., None]
@@ -249,7 +250,7 @@ def _start(values: dict[str, Any], given: set[str], stop: InterruptHandler) -> N
     images = "" if settings.task == "compare" else f", images: {settings.images}"
     means = f", means: {settings.means}" if settings.means else ""
     say(f"{work}{images}{means}; starting TensorFlow")
-    with command.starting_tensorflow():
+    with starting_tensorflow():
         from vgg_normalize.cli import pipeline
     pipeline.run(settings, stop)
 

@@ -104,7 +104,7 @@ class Trainer:
         settings = self.settings
         style_names = tuple(name for name, _ in settings.style_layers)
         residual: dict[str, Any] = {
-            name: getattr(settings, name) for name in ("normalization", "spectral", "seed")
+            name: getattr(settings, name) for name in ("normalization", "spectral", "skip", "seed")
         }
         builders: dict[str, Callable[[], Network]] = {
             "adain": lambda: networks.adain(model, seed=settings.seed),

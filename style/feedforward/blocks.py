@@ -75,10 +75,20 @@ def mapping_network(size: int, random: Any) -> keras.Model:
     return keras.Model(statistics, x, name="mapping")
 
 
+def logits(image: Any) -> Any:
+    """log(c / (1 - c)) of pictures in [0, 1], c being kept 1/50 off both ends."""
+    kept = keras.ops.clip(image, 0.02, 0.98)
+    return keras.ops.log(kept) - keras.ops.log(1.0 - kept)
+
+
 def residual_network(
-    code: Any, normalize: Callable[[Any], Any], seed: int, spectral: bool
+    code: Any, normalize: Callable[[Any], Any], seed: int, spectral: bool, skip: bool
 ) -> keras.Model:
-    """Down by 4, residual blocks, up again; `normalize` follows every convolution."""
+    """Down by 4, residual blocks, up again; `normalize` follows every convolution.
+
+    With `skip` what comes of it is added to the content's logits, so that the network begins near
+    the identity; its last convolution then has no normalisation.
+    """
     random = keras.random.SeedGenerator(seed)
 
     def block(x: Any, filters: int, kernel: int, *, strides: int = 1, relu: bool = True) -> Any:
@@ -94,6 +104,11 @@ def residual_network(
         x = keras.layers.Add()([x, block(block(x, 128, 3), 128, 3, relu=False)])
     for filters in (64, 32):
         x = block(keras.layers.UpSampling2D(2)(x), filters, 3)
-    x = normalize(convolution(x, 3, 9, random, spectral=spectral))
+    if skip:
+        small = keras.initializers.VarianceScaling(0.01, seed=random)
+        x = convolution(x, 3, 9, random, spectral=spectral, kernel_initializer=small)
+        x = keras.layers.Add()([x, logits(content)])
+    else:
+        x = normalize(convolution(x, 3, 9, random, spectral=spectral))
     image = keras.layers.Activation("sigmoid")(x)
     return keras.Model({"content": content, "code": code}, {"image": image}, name="transform")

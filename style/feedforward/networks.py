@@ -162,7 +162,12 @@ def _channels(layers: list[keras.Layer]) -> int:
 
 
 def cin(
-    styles: int, *, normalization: str = "instance", spectral: bool = False, seed: int = 0
+    styles: int,
+    *,
+    normalization: str = "instance",
+    spectral: bool = False,
+    skip: bool = False,
+    seed: int = 0,
 ) -> Network:
     """A residual network with conditional instance normalisation: S fixed styles, mixed by weights.
 
@@ -170,6 +175,7 @@ def cin(
         styles: S, the number of styles.
         normalization: A key of `NORMALIZATIONS`; the style's scale and offset follow all of them.
         spectral: Whether each kernel is divided by its spectral norm at each step of training.
+        skip: Whether the network adds to the content's logits, which is ours (`residual_network`).
         seed: Seed of the initial weights.
 
     Reference: Dumoulin, Shlens and Kudlur, ICLR 2017, table 1; spectral normalisation: Miyato et
@@ -186,7 +192,7 @@ def cin(
         )
         return scaled(NORMALIZATIONS[normalization](x.shape[-1])(x), scale, offset)
 
-    transform = residual_network(code, normalize, seed, spectral)
+    transform = residual_network(code, normalize, seed, spectral, skip)
     return Network("cin", None, transform, (transform,), 4)
 
 
@@ -196,6 +202,7 @@ def style_encoder(
     layers: tuple[str, ...] = (),
     normalization: str = "instance",
     spectral: bool = False,
+    skip: bool = False,
     seed: int = 0,
 ) -> Network:
     """As `cin`, but scales and offsets come from a code that is predicted from any style picture.
@@ -208,7 +215,7 @@ def style_encoder(
     Args:
         model: A normalised VGG.
         layers: Names of the layers whose moments are taken; default: those of `style_layers`.
-        normalization, spectral, seed: As of `cin`.
+        normalization, spectral, skip, seed: As of `cin`.
 
     Reference: Ghiasi et al., "Exploring the structure of a real-time, arbitrary neural artistic
     stylization network", BMVC 2017; Karras et al. 2019, section 2.
@@ -238,7 +245,7 @@ def style_encoder(
             return AdaptiveInstanceNormalization()([x, gamma, beta])
         return scaled(NORMALIZATIONS[normalization](channels)(x), gamma, beta)
 
-    transform = residual_network(code, normalize, seed, spectral)
+    transform = residual_network(code, normalize, seed, spectral, skip)
     encode = keras.Model(style, encode_features(encoder(style)), name="code")
     return Network("encoder", encode, transform, (mapping, transform), 4, encode_features, names)
 

@@ -13,6 +13,7 @@ from absl import flags
 from style.studio.settings import LOCAL, StudioSettings
 from vgg_normalize.runtime import command
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, say
+from vgg_normalize.runtime.starting import starting_tensorflow
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -45,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) -> None:
     """Serve until a signal comes."""
     say("starting TensorFlow")
-    with command.starting_tensorflow():
+    with starting_tensorflow():
         from style.studio.server import launch
     Heartbeat.doing("preparing the page")
     chosen = StudioSettings(**{**settings, "networks": tuple(settings["networks"])})

@@ -372,6 +372,7 @@ def test_a_training_that_diverges_keeps_the_last_good_network(run, world, tmp_pa
         (1, ["--style_layers=block1_conv1:much"], "'much'"),
         (1, ["--preview=preview"], "preview"),
         (1, ["--method=gan"], "gan"),
+        (1, ["--skip"], "--skip with --method=adain"),
         (1, ["--steps=0"], "steps"),
         (1, ["--size=8"], "size"),
         (1, ["--content="], "--content"),

@@ -125,6 +125,15 @@ def test_the_network_of_fixed_styles_is_dumoulins():
     assert sum(isinstance(one, keras.layers.Add) for one in layers) == blocks.BLOCKS == 5
 
 
+def test_with_a_skip_the_network_begins_near_the_identity():
+    code = np.array([[1.0, 0.0]], np.float32)
+    content = np.clip(images(1, 32, 24), 0.02, 0.98)
+    for skip, near in ((True, True), (False, False)):
+        own = networks.cin(2, skip=skip)
+        made = np.asarray(own.transform({"content": content, "code": code})["image"])
+        assert (np.abs(made - content).mean() < 0.05) == near
+
+
 # What a code does.
 
 
