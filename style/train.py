@@ -76,7 +76,7 @@ def _define_network_flags(add: Add) -> None:
     add(
         flags.DEFINE_bool,
         "skip",
-        "Let these networks add to the content, in logits, and so begin near the identity.",
+        "Let these networks add the content, in logits, before their last normalisation.",
     )
 
 

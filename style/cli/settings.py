@@ -54,12 +54,12 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         method: {
             **{"size": 128, "batch_size": 4, "steps": steps, "learning_rate": rate, "decay": 0.0},
-            **{"warmup": warmup, "strength": 0.5, "skip": skip},
+            **{"warmup": warmup, "strength": 0.3, "skip": skip},
         }
         for method, steps, rate, warmup, skip in (
             ("adain", 1500, 1e-3, 100, False),
-            ("encoder", 1000, 1e-3, 100, True),
-            ("cin", 1000, 1e-3, 100, True),
+            ("encoder", 1000, 3e-3, 20, True),
+            ("cin", 1000, 3e-3, 20, True),
         )
     },
     # What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.

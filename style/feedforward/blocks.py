@@ -86,8 +86,8 @@ def residual_network(
 ) -> keras.Model:
     """Down by 4, residual blocks, up again; `normalize` follows every convolution.
 
-    With `skip` what comes of it is added to the content's logits, so that the network begins near
-    the identity; its last convolution then has no normalisation.
+    With `skip` the content's logits are added before the last normalisation: the content is there
+    from the first step on.
     """
     random = keras.random.SeedGenerator(seed)
 
@@ -104,11 +104,8 @@ def residual_network(
         x = keras.layers.Add()([x, block(block(x, 128, 3), 128, 3, relu=False)])
     for filters in (64, 32):
         x = block(keras.layers.UpSampling2D(2)(x), filters, 3)
+    x = convolution(x, 3, 9, random, spectral=spectral)
     if skip:
-        small = keras.initializers.VarianceScaling(0.01, seed=random)
-        x = convolution(x, 3, 9, random, spectral=spectral, kernel_initializer=small)
         x = keras.layers.Add()([x, logits(content)])
-    else:
-        x = normalize(convolution(x, 3, 9, random, spectral=spectral))
-    image = keras.layers.Activation("sigmoid")(x)
+    image = keras.layers.Activation("sigmoid")(normalize(x))
     return keras.Model({"content": content, "code": code}, {"image": image}, name="transform")

@@ -175,7 +175,7 @@ def cin(
         styles: S, the number of styles.
         normalization: A key of `NORMALIZATIONS`; the style's scale and offset follow all of them.
         spectral: Whether each kernel is divided by its spectral norm at each step of training.
-        skip: Whether the network adds to the content's logits, which is ours (`residual_network`).
+        skip: Whether the content is added before the last normalisation (`residual_network`).
         seed: Seed of the initial weights.
 
     Reference: Dumoulin, Shlens and Kudlur, ICLR 2017, table 1; spectral normalisation: Miyato et

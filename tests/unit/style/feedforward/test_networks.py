@@ -125,13 +125,15 @@ def test_the_network_of_fixed_styles_is_dumoulins():
     assert sum(isinstance(one, keras.layers.Add) for one in layers) == blocks.BLOCKS == 5
 
 
-def test_with_a_skip_the_network_begins_near_the_identity():
+def test_with_a_skip_the_content_is_there_from_the_beginning():
     code = np.array([[1.0, 0.0]], np.float32)
-    content = np.clip(images(1, 32, 24), 0.02, 0.98)
-    for skip, near in ((True, True), (False, False)):
+    content = images(1, 32, 24)
+    likeness = []
+    for skip in (False, True):
         own = networks.cin(2, skip=skip)
         made = np.asarray(own.transform({"content": content, "code": code})["image"])
-        assert (np.abs(made - content).mean() < 0.05) == near
+        likeness.append(abs(np.corrcoef(made.ravel(), content.ravel())[0, 1]))
+    assert likeness[0] < 0.3 and likeness[1] > 0.5
 
 
 # What a code does.
