@@ -72,7 +72,7 @@ class _Spectrum(NamedTuple):
     width: int
     band: tf.Tensor
     band_count: int
-    weight: tf.Tensor
+    weight: np.ndarray
 
     def transform(self, x: tf.Tensor) -> list[tf.Tensor]:
         """x^(f) of a picture [1, H, W, C]: for each colour complex [F]."""
@@ -89,7 +89,8 @@ class _Spectrum(NamedTuple):
     def covariances(self, x: tf.Tensor) -> tf.Tensor:
         """Sums over each band of Re x^(f) x^(f)^H / (H W), [bands, C, C]."""
         planes = self.transform(x)
-        weight = tf.cast(self.weight, x.dtype)
+        with tf.init_scope():  # outside the graph, which only refers to it
+            weight = tf.constant(self.weight, x.dtype)
         sums = {}
         for i, a in enumerate(planes):
             for j, b in enumerate(planes[: i + 1]):
@@ -179,7 +180,7 @@ def _spectrum(height: int, width: int) -> _Spectrum:
         width,
         tf.constant(band.ravel(), tf.int32),
         int(band.max()) + 1,
-        tf.constant(mirrored.ravel() / (height * width), tf.float64),
+        mirrored.ravel() / (height * width),
     )
 
 
