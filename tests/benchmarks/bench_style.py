@@ -60,6 +60,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -165,7 +166,19 @@ def steps(problem, evaluate, options):
         yield int(state.evaluations), float(state.value)
 
 
-def descent(problem, label, options):
+class Race(NamedTuple):
+    """A descent of both to the loss that PyTorch ends at: seconds, evaluations and values."""
+
+    reached: bool
+    value: float
+    goal: float
+    evaluations: int
+    seconds: float
+    torch_seconds: float
+    torch_peak: float
+
+
+def race(problem, options):
     """Both in turn for `STRETCH` evaluations, until PyTorch has done its own and we reach its loss."""
     evaluate = problem.evaluate()
     theirs = problem.worker.ask(
@@ -187,11 +200,18 @@ def descent(problem, label, options):
     spent, goal = theirs["history"][-1]
     reached = [step for step in ours if step[2] <= goal]
     mine, evaluations, value = reached[0] if reached else ours[-1]
+    return Race(bool(reached), value, goal, evaluations, mine, spent, theirs["peak"])
+
+
+def descent(problem, label, options):
+    """Print what `race` finds."""
+    found = race(problem, options)
     print(
-        f"{options.optimizer} {label}: {'reached' if reached else 'NOT reached'} {value:.6g} "
-        f"(PyTorch {goal:.6g} after {EVALUATIONS} evaluations, {spent:.1f} s) after {evaluations} "
-        f"evaluations, {mine:.1f} s, ratio {mine / spent:.3f}; peak {peak.gib():.2f} and "
-        f"{theirs['peak']:.2f} GiB",
+        f"{options.optimizer} {label}: {'reached' if found.reached else 'NOT reached'} "
+        f"{found.value:.6g} (PyTorch {found.goal:.6g} after {EVALUATIONS} evaluations, "
+        f"{found.torch_seconds:.1f} s) after {found.evaluations} evaluations, {found.seconds:.1f} s, "
+        f"ratio {found.seconds / found.torch_seconds:.3f}; peak {peak.gib():.2f} and "
+        f"{found.torch_peak:.2f} GiB",
         flush=True,
     )
 

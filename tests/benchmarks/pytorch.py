@@ -13,12 +13,13 @@ class Worker:
 
     Args:
         python: The interpreter of an environment with torch and numpy.
+        device: What PyTorch computes on, "cpu" or "cuda".
     """
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, device: str = "cpu") -> None:
         script = Path(__file__).with_name("torch_worker.py")
         self._process = subprocess.Popen(
-            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(script), device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:

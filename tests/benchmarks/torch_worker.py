@@ -1,7 +1,8 @@
 """The PyTorch side of the benchmarks: reads one JSON command a line, answers with one.
 
 Runs in an environment of its own (`pip install torch==2.13.0 numpy`), so that both frameworks can
-be timed alternately in one run.  Everything here is the plain way to write it in PyTorch.
+be timed alternately in one run, on the device that the first argument names.  Everything here is the
+plain way to write it in PyTorch, in float32 without TensorFloat-32, as `style` computes.
 """
 
 import json
@@ -13,7 +14,7 @@ import peak
 import torch
 from torch_adain import Adain
 
-MEAN_BGR = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+MEAN_BGR = [103.939, 116.779, 123.68]
 
 
 class Network:
@@ -21,6 +22,7 @@ class Network:
 
     def __init__(self, path):
         arrays = np.load(path)
+        self.mean = torch.tensor(MEAN_BGR).view(1, 3, 1, 1)
         self.layers = []
         for key in arrays.files:
             name, kind = key.split("/")
@@ -29,7 +31,7 @@ class Network:
                 self.layers.append((name, kernel, torch.tensor(arrays[f"{name}/bias"])))
 
     def __call__(self, image):
-        x = image.flip(1) * 255 - MEAN_BGR
+        x = image.flip(1) * 255 - self.mean
         found, block = {}, "block1"
         for name, kernel, bias in self.layers:
             if name.split("_")[0] != block:
@@ -126,6 +128,7 @@ def means(network, batch, repeats):
         for layout in (torch.contiguous_format, torch.channels_last):
             x = images.to(memory_format=layout)
             copy = Network.__new__(Network)
+            copy.mean = network.mean
             copy.layers = [(n, k.to(memory_format=layout), b) for n, k, b in network.layers]
             times = []
             for _ in range(repeats):
@@ -142,6 +145,8 @@ def say(answer):
 
 
 def main():
+    torch.set_default_device(sys.argv[1])
+    torch.backends.cudnn.allow_tf32 = False  # of matrix products it is off by itself
     torch.manual_seed(0)
     style = network = adain = None
     for line in sys.stdin:
