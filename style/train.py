@@ -206,6 +206,11 @@ def _define_loss_flags(add: Add) -> None:
         f"Weight of the style loss {_by_recipe('style_weight')}.",
         lower_bound=0,
     )
+    add(
+        flags.DEFINE_bool,
+        "balance",
+        "Divide each picture's style loss by what it is at its content, so that all styles count alike.",
+    )
     add(number, "tv_weight", "Weight of the total variation loss.", lower_bound=0.0)
 
 
@@ -233,8 +238,10 @@ def _with_recipe(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
         raise UsageError("Expected --strength or --style_weight. Received: both. Leave one out.")
     if settings["strength"] is not None:
         require_strength(settings["strength"])
-    # One of the two, when given, takes the place of the recipe's.
+    # One of the two, when given, takes the place of the recipe's; a weight is of the plain loss.
     fixed = given | weights if given & weights else given
+    if "style_weight" in given:
+        fixed = fixed | {"balance"}
     recipe = RECIPES[settings["recipe"]][settings["method"]]
     return settings | {name: value for name, value in recipe.items() if name not in fixed}
 

@@ -54,7 +54,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         method: {
             **{"size": 128, "batch_size": 4, "steps": steps, "learning_rate": rate, "decay": 0.0},
-            **{"warmup": warmup, "strength": 0.3, "skip": skip},
+            **{"warmup": warmup, "strength": 0.3, "balance": True, "skip": skip},
         }
         for method, steps, rate, warmup, skip in (
             ("adain", 1500, 1e-3, 100, False),
@@ -106,6 +106,7 @@ class TrainSettings:
     content_weight: float = 1.0
     style_weight: float | None = None
     strength: float | None = None
+    balance: bool = False
     tv_weight: float = 0.0
     normalization: str = "instance"
     spectral: bool = False

@@ -66,4 +66,5 @@ def config(settings: TrainSettings) -> LossConfig:
         settings.style_weight or 0.0,
         settings.tv_weight,
         settings.style_loss or "",
+        settings.balance,
     )

@@ -30,6 +30,7 @@ class LossConfig(NamedTuple):
         style_weight: Factor of the style term.
         tv_weight: Factor of the total variation.
         style_loss: A key of `losses.STYLE_LOSSES`.
+        balance: Whether each picture's style term is divided by what it is at its content.
     """
 
     content_layers: Layers
@@ -38,6 +39,7 @@ class LossConfig(NamedTuple):
     style_weight: float = 10.0
     tv_weight: float = 0.0
     style_loss: str = "moments"
+    balance: bool = False
 
     def make_style_loss(self) -> StyleLoss:
         """The loss that `style_loss` names."""
@@ -112,6 +114,8 @@ def objective(
 
         content   content_weight sum_l w_l mean((F_l(y) - F_l(c))^2);  AdaIN: mean((F(y) - t)^2)
         style     style_weight sum_l w_l d(S_l(y), S_l(style))
+                  with balance divided by sum_l w_l d(S_l(c), S_l(style)), which is ours: a mosaic's
+                  term can be a hundred times a drawing's
         tv        tv_weight TV(y) / (B H W 3)
 
     `kernels` are as `feature_extractor` takes them.  Reference: Huang and Belongie 2017, equations 11
@@ -121,24 +125,30 @@ def objective(
     content_names = [name for name, _ in content_layers]
     style_names = [name for name, _ in config.style_layers]
     extract = precise_features(model, [*content_names, *style_names], kernels=kernels)
-    extract_content = precise_features(model, content_names, kernels=kernels)
+    of_contents = style_names if config.balance else []
+    if not network.target_layer:
+        of_contents = [*content_names, *of_contents]
+    extract_content = precise_features(model, of_contents, kernels=kernels)
     loss = config.make_style_loss()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:
         outputs = network.transform({"content": content, "code": code}, training=True)
         outputs = {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
         features = extract(outputs["image"])
+        of_content = extract_content(content)
+        expected = of_content
         if network.target_layer:
             expected = {network.target_layer: outputs["target"]}
-        else:
-            expected = extract_content(content)
+        distances = style_distances(loss, features, targets, config.style_layers)
+        if config.balance:
+            at_content = style_distances(loss, of_content, targets, config.style_layers)
+            distances = tf.math.divide_no_nan(distances, at_content)
         # Checked here: ReLU makes zeros of NaN, and the terms of a broken picture may be finite.
         finite = tf.reduce_all(tf.math.is_finite(outputs["image"]))
         content_term = config.content_weight * content_distance(features, expected, content_layers)
         values = {
             "content": tf.where(finite, content_term, float("nan")),
-            "style": config.style_weight
-            * style_distance(loss, features, targets, config.style_layers),
+            "style": config.style_weight * tf.reduce_mean(distances),
         }
         if config.tv_weight:
             variation = losses.total_variation(features[IMAGE])
@@ -163,12 +173,15 @@ def content_distance(features: Any, expected: Any, layers: Layers) -> tf.Tensor:
     )
 
 
-def style_distance(loss: StyleLoss, features: Any, targets: list[Any], layers: Layers) -> tf.Tensor:
-    """sum_l w_l d(S_l(y), target_l), averaged over the batch, of features [B, h, w, C] by layer."""
-    distances = []
+def style_distances(
+    loss: StyleLoss, features: Any, targets: list[Any], layers: Layers
+) -> tf.Tensor:
+    """sum_l w_l d(S_l(y), target_l) of each picture, [B], of features [B, h, w, C] by layer."""
+    of_layers = []
     for (name, weight), stacked in zip(layers, targets, strict=True):
+        distances = []
         for b, image in enumerate(tf.unstack(features[name])):
             target = tf.nest.map_structure(lambda part, b=b: part[b], stacked)
-            distance = tf.cast(loss.distance(_sums(loss, image), target), tf.float32)
-            distances.append(weight * distance / features[name].shape[0])
-    return tf.add_n(distances)
+            distances.append(tf.cast(loss.distance(_sums(loss, image), target), tf.float32))
+        of_layers.append(weight * tf.stack(distances))
+    return tf.add_n(of_layers)

@@ -12,7 +12,7 @@ from style.feedforward.batch_losses import (
     content_distance,
     layers_of_content,
     precise_features,
-    style_distance,
+    style_distances,
 )
 from style.feedforward.networks import Network
 
@@ -43,5 +43,7 @@ def worths(
     of_contents, of_styles = (extract(tf.constant(x, tf.float32)) for x in (contents, styles))
     content_worth = content_distance(of_styles, of_contents, content_layers)
     targets = batch_targets(loss, of_styles, config.style_layers)
-    style_worth = style_distance(loss, of_contents, targets, config.style_layers)
-    return float(content_worth), float(style_worth)
+    if config.balance:
+        return float(content_worth), 1.0
+    style_worths = style_distances(loss, of_contents, targets, config.style_layers)
+    return float(content_worth), float(tf.reduce_mean(style_worths))

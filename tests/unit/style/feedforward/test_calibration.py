@@ -36,6 +36,11 @@ def test_worths_are_means_over_pairs_without_the_weights_of_the_terms():
         for i in range(4)
     ]
     assert style_worth == pytest.approx(sum(distances) / 4, rel=1e-3)
+    balanced = config._replace(balance=True)
+    assert calibration.worths(networks.cin(2), model, balanced, contents, styles) == (
+        content_worth,
+        1.0,
+    )
 
 
 def test_adain_is_calibrated_at_its_own_layer():

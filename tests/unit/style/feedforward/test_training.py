@@ -271,6 +271,24 @@ def test_the_objective_is_what_it_is_defined_as(method, loss):
     assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, rel=2e-4)
 
 
+@pytest.mark.parametrize("method", ["adain", "cin"])
+def test_a_balanced_style_term_is_one_at_the_content_whatever_the_style(method):
+    weights = LossConfig(LAYERS, LAYERS, 0.0, 7.0, style_loss="gram", balance=True)
+    content = images(2, 24, 16)
+    style = images(2, 24, 16, seed=4) * np.array([0.1, 1], np.float32)[:, None, None, None]
+    targets = batch_losses.style_targets(model(), weights, list(style))
+    for made, expected in (
+        (content, 7.0),
+        (np.stack([content[0], style[1]]), 3.5),
+        (np.stack([style[0], content[1]]), 3.5),
+    ):
+        outputs = {"image": tf.constant(made), "target": tf.zeros([2, 12, 8, 7])}
+        own = network(method)._replace(transform=lambda _, training, outputs=outputs: outputs)
+        terms = batch_losses.objective(own, model(), weights, kernels={})
+        found = terms(tf.constant(content), tf.eye(2), targets)
+        assert float(found["style"]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_wide_convolutions_are_winograds_in_training_alike():
     convolution = functools.partial(keras.layers.Conv2D, padding="same", activation="relu")
     wide = draw_weights(
