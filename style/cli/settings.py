@@ -58,7 +58,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         }
         for method, steps, rate, warmup, skip in (
             ("adain", 1500, 1e-3, 100, False),
-            ("encoder", 1000, 3e-3, 20, True),
+            ("encoder", 1000, 1e-3, 100, True),
             ("cin", 1000, 3e-3, 20, True),
         )
     },
