@@ -5,8 +5,6 @@ python -m style.train --flagfile configs/train_adain.cfg
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 from absl import flags
@@ -269,10 +267,6 @@ def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) ->
         f"training {settings['method']}: contents from {settings['content']}, styles from "
         f"{settings['style']}; starting TensorFlow"
     )
-    # TensorFlow leaves oneDNN's convolutions off on processors without AVX-512, where a step takes 1.5
-    # times as long without them.
-    if "tensorflow" not in sys.modules:  # which reads it once, at its first operation
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with starting_tensorflow():
         from style.cli import run_training
     run_training.run(TrainSettings(**values), stop)
