@@ -1,10 +1,7 @@
-"""A sheet of three photographs in four styles by a network that `style.train` saved.
+"""Lays three photographs in four styles into one sheet: python configs/stylizer_sheet.py NETWORK SHEET.jpg
 
-    python configs/pictures.py
-    python configs/stylizer_sheet.py NETWORK SHEET.jpg
-
-The styles of docs/recipes.md's networks are in the sheet; a network of fixed styles (cin) must have
-been trained on pictures of these names.
+NETWORK is a directory that `style.train` saved.  First make the pictures: python configs/pictures.py.
+A network of fixed styles (cin) must have been trained on the four made ones under their names.
 """
 
 import sys
@@ -12,6 +9,7 @@ import sys
 import numpy as np
 
 import style
+from style.cli.training_preview import lay_out
 from style.images import resizing
 
 SIDE = 192
@@ -31,14 +29,15 @@ def main(network: str, output: str) -> None:
     """Write the sheet: styles on top, contents at the left."""
     stylizer = style.load_stylizer(network)
     styles = {name: read(name) for name in STYLES}
-    rows = [np.concatenate([np.ones((SIDE, SIDE, 3)), *styles.values()], 1)]
-    for content in map(read, CONTENTS):
-        made = [
+    contents = [read(name) for name in CONTENTS]
+    rows = [
+        [
             stylizer(content, f"{name}.png" if stylizer.known_styles else picture)
             for name, picture in styles.items()
         ]
-        rows.append(np.concatenate([content, *made], 1))
-    style.save_image(output, np.concatenate(rows).astype(np.float32))
+        for content in contents
+    ]
+    style.save_image(output, lay_out(contents, styles.values(), rows))
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ class Trainer:
             self.done, self.places = self.done + 1, places
             progress.update(self.done, f"loss {loss:.5g}")
             if settings.preview and (self.done % settings.preview_every == 0 or self.done == steps):
-                save_preview(settings.preview, self.network, self.pictures, settings.size)
+                save_preview(settings.preview, self.network, self.pictures)
             if stop.requested or self.done % settings.checkpoint_every == 0:
                 self.save_checkpoint()
             if stop.requested:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from style.feedforward.networks import Network
 from style.objective import losses
-from style.objective.features import Convolve, feature_extractor
+from style.objective.features import feature_extractor
 from style.objective.losses import SAMPLES, StyleLoss
 from style.objective.terms import exact_sums
 from style.objective.tiling import IMAGE
@@ -68,16 +68,12 @@ def style_targets(
 
 
 def precise_features(
-    model: keras.Model, names: Sequence[str], *, kernels: dict[str, Convolve] | None = None
+    model: keras.Model, names: Sequence[str]
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Image -> features of these layers in float32, in whatever precision the model computes.
-
-    Args:
-        model: The normalised VGG of the losses.
-        names: Names of layers, or `IMAGE`.
-        kernels: As `feature_extractor` takes them.
-    """
-    extract = feature_extractor(model, names, kernels=kernels)
+    """Image -> features of these layers in float32, in whatever precision the model computes."""
+    # Not with Winograd's kernels, which round more: Adam made 4e-5 of that in 20 steps, between the
+    # weights of one device and of two.
+    extract = feature_extractor(model, names)
     return lambda image: {
         name: tf.cast(layer, tf.float32) for name, layer in extract(image).items()
     }
@@ -105,7 +101,7 @@ def _sums(loss: StyleLoss, features: tf.Tensor) -> Any:
 
 
 def objective(
-    network: Network, model: keras.Model, config: LossConfig, *, kernels: dict[str, Convolve] | None
+    network: Network, model: keras.Model, config: LossConfig
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """(content [B, H, W, 3], code [B, D], style targets) -> the value of each term.
 
@@ -114,29 +110,25 @@ def objective(
 
         content   content_weight sum_l w_l mean((F_l(y) - F_l(c))^2);  AdaIN: mean((F(y) - t)^2)
         style     style_weight sum_l w_l d(S_l(y), S_l(style))
-                  with balance divided by sum_l w_l d(S_l(c), S_l(style)), which is ours: a mosaic's
-                  term can be a hundred times a drawing's
+                  with balance divided by sum_l w_l d(S_l(c), S_l(style)), which is ours: the terms
+                  of some styles would drown those of others
         tv        tv_weight TV(y) / (B H W 3)
 
-    `kernels` are as `feature_extractor` takes them.  Reference: Huang and Belongie 2017, equations 11
-    to 13.
+    Reference: Huang and Belongie 2017, equations 11 to 13.
     """
     content_layers = layers_of_content(network, config)
     content_names = [name for name, _ in content_layers]
     style_names = [name for name, _ in config.style_layers]
-    extract = precise_features(model, [*content_names, *style_names], kernels=kernels)
-    of_contents = style_names if config.balance else []
-    if not network.target_layer:
-        of_contents = [*content_names, *of_contents]
-    extract_content = precise_features(model, of_contents, kernels=kernels)
+    extract = precise_features(model, [*content_names, *style_names])
+    compared = [] if network.target_layer else content_names
+    extract_content = precise_features(model, compared + (style_names if config.balance else []))
     loss = config.make_style_loss()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:
         outputs = network.transform({"content": content, "code": code}, training=True)
         outputs = {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
         features = extract(outputs["image"])
-        of_content = extract_content(content)
-        expected = of_content
+        of_content = expected = extract_content(content)
         if network.target_layer:
             expected = {network.target_layer: outputs["target"]}
         distances = style_distances(loss, features, targets, config.style_layers)

@@ -42,8 +42,8 @@ def worths(
     extract = precise_features(model, [name for name, _ in [*content_layers, *config.style_layers]])
     of_contents, of_styles = (extract(tf.constant(x, tf.float32)) for x in (contents, styles))
     content_worth = content_distance(of_styles, of_contents, content_layers)
-    targets = batch_targets(loss, of_styles, config.style_layers)
-    if config.balance:
+    if config.balance:  # each style term is divided by its worth already
         return float(content_worth), 1.0
+    targets = batch_targets(loss, of_styles, config.style_layers)
     style_worths = style_distances(loss, of_contents, targets, config.style_layers)
     return float(content_worth), float(tf.reduce_mean(style_worths))

@@ -11,7 +11,6 @@ import tensorflow as tf
 from style.feedforward import batch_losses
 from style.feedforward.batch_losses import LossConfig
 from style.feedforward.networks import Network
-from style.objective.features import Convolve
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -147,14 +146,10 @@ def step_function(
             indices [B] in place of pictures [B, H, W, 3].
         strategy: Devices that share each batch.
     """
-    # Winograd's convolutions round more: Adam makes 4e-5 of that in 20 steps, between one device and two.
-    kernels: dict[str, Convolve] | None = None
-    terms = batch_losses.objective(network, model, config, kernels=kernels)
+    terms = batch_losses.objective(network, model, config)
     loss = config.make_style_loss()
     extract = batch_losses.precise_features(
-        model,
-        [*network.code_layers, *(name for name, _ in config.style_layers)],
-        kernels=kernels,
+        model, [*network.code_layers, *(name for name, _ in config.style_layers)]
     )
     variables = network.variables
     optimizer.build(variables)

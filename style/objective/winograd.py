@@ -59,9 +59,8 @@ def is_supported(layer: keras.Layer, shape: tf.TensorShape) -> bool:
     options = (layer.strides, layer.dilation_rate, layer.groups, layer.padding, layer.data_format)
     if options != ((1, 1), (1, 1), 1, "same", "channels_last"):
         return False
-    if (
-        layer.compute_dtype != layer.variable_dtype
-    ):  # in 16 bits the transforms would round too much
+    # In 16 bits the transforms would round too much.
+    if layer.compute_dtype != layer.variable_dtype:
         return False
     sides = [side for side in shape[1:3] if side is not None]
     return (

@@ -64,8 +64,7 @@ def starting_tensorflow() -> Iterator[None]:
 def _without(*modules: str) -> Iterator[None]:
     """Let imports of these fail, as if they were not installed.
 
-    Keras imports them for tables and plots that no command makes, which takes longer than the rest
-    of Keras.
+    Keras imports them for tables and plots that no command makes, which takes about a second.
     """
     absent = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]

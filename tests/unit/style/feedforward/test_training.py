@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+from functools import cache
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import draw_weights, encode, images, picture, pictures, tiny_chain
+from helpers import encode, images, picture, pictures, tiny_chain
 
 import vgg_normalize as vn
 from style.cli.settings import TRAINING_LOSSES
@@ -208,12 +208,12 @@ def test_the_learning_rate_rises_in_equal_steps():
 # The objective, against NumPy.
 
 
-@functools.cache
+@cache
 def model() -> keras.Model:
     return tiny_chain(seed=1)
 
 
-@functools.cache
+@cache
 def network(method: str) -> networks.Network:
     return {
         "adain": lambda: networks.adain(model()),
@@ -263,7 +263,7 @@ def test_the_objective_is_what_it_is_defined_as(method, loss):
     code = np.eye(2, dtype=np.float32) if method == "cin" else np.asarray(own.code(style))
     targets = batch_losses.style_targets(model(), weights, list(style))
     made = own.transform({"content": content, "code": code})
-    found = batch_losses.objective(own, model(), weights, kernels={})(
+    found = batch_losses.objective(own, model(), weights)(
         tf.constant(content), tf.constant(code), targets
     )
     goal = np.asarray(made["target"]) if method == "adain" else None
@@ -284,38 +284,9 @@ def test_a_balanced_style_term_is_one_at_the_content_whatever_the_style(method):
     ):
         outputs = {"image": tf.constant(made), "target": tf.zeros([2, 12, 8, 7])}
         own = network(method)._replace(transform=lambda _, training, outputs=outputs: outputs)
-        terms = batch_losses.objective(own, model(), weights, kernels={})
+        terms = batch_losses.objective(own, model(), weights)
         found = terms(tf.constant(content), tf.eye(2), targets)
         assert float(found["style"]) == pytest.approx(expected, rel=1e-4)
-
-
-def test_wide_convolutions_are_winograds_in_training_alike():
-    convolution = functools.partial(keras.layers.Conv2D, padding="same", activation="relu")
-    wide = draw_weights(
-        keras.Sequential(
-            [
-                keras.Input((None, None, 3)),
-                convolution(64, 3, name="narrow"),
-                convolution(128, 3, name="wide"),
-            ]
-        )
-    )
-    weights = LossConfig((("wide", 1.0),), (("wide", 2.0),), style_loss="gram")
-    content = tf.constant(images(2, 24, 20))
-    targets = batch_losses.style_targets(wide, weights, [images(1, 20, 28, seed=4)[0]] * 2)
-    own = network("cin")
-    kernels: dict = {}
-    terms = batch_losses.objective(own, wide, weights, kernels=kernels)
-    plain = batch_losses.objective(own, wide, weights, kernels=None)
-    gradients = []
-    for function in (terms, plain):
-        with tf.GradientTape() as tape:
-            total = tf.add_n(list(function(content, tf.eye(2), targets).values()))
-        gradients.append(tape.gradient(total, [v.value for v in own.variables]))
-    assert list(kernels) == ["wide"]
-    largest = max(np.abs(g).max() for g in gradients[1])
-    for found, expected in zip(*gradients, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * largest)
 
 
 @pytest.mark.parametrize("loss", TRAINING_LOSSES)
