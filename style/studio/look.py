@@ -20,12 +20,22 @@ figure.take progress { width: 100%; height: .6rem; margin: .4rem 0 0;
 figure.take progress::-webkit-progress-value { background: #4f46e5; }
 figure.take figcaption { font-size: .9rem; margin-top: .2rem; }
 """
-# What keeps readers of screens from Gradio's own fields: a label on an empty field without a role,
-# and a button to upload inside a button.
+# Gradio asks for the next frame of its animations for ever, which costs a tenth of a core beside the
+# take that runs: while nobody touches the page, QUIET milliseconds apart is often enough.
+# The rest is what keeps readers of screens from Gradio's own fields: a label on a field without a
+# role, and a button to upload inside a button.
 HEAD = """<script>
+const QUIET = 250;
+const nextFrame = requestAnimationFrame.bind(window), cancel = cancelAnimationFrame.bind(window);
+let touched = performance.now();
+for (const kind of ["pointermove", "pointerdown", "keydown", "wheel"])
+  addEventListener(kind, () => { touched = performance.now(); }, {capture: true, passive: true});
+window.requestAnimationFrame = draw => performance.now() - touched < 1000
+  ? nextFrame(draw) : -setTimeout(() => draw(performance.now()), QUIET);
+window.cancelAnimationFrame = id => id < 0 ? clearTimeout(-id) : cancel(id);
 new MutationObserver(() => {
-  for (const field of document.querySelectorAll('div[aria-label="Empty value"]:not([role])'))
-    field.setAttribute("role", "img");
+  for (const field of document.querySelectorAll("div[aria-label]:not([role])"))
+    field.setAttribute("role", "group");
   for (const outer of document.querySelectorAll("button:has(button):not([role])")) {
     outer.setAttribute("role", "group");
     outer.tabIndex = -1;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
@@ -19,8 +19,8 @@ from style.studio.uploads import Masks, require_allowed
 from vgg_normalize.errors import UsageError
 from vgg_normalize.networks import chain
 
-# Seconds between two looks at whether something changed, and between two drawings of a curve.
-LOOK, DRAW = 0.1, 10.0
+# Seconds between two looks at whether something changed, and of a take between two drawings of its curve.
+LOOK, DRAW = 0.1, 20.0
 
 
 class MakePage:
@@ -102,18 +102,24 @@ class MakePage:
 
     def watch(self, page: gr.Blocks) -> None:
         """Show what changes, from when a page is opened to when it is closed."""
-        outputs = [
-            *(self.panel, self.plot, self.stop, self.go_on, self.picture, self.flags),
-            *(self.command, self.strip, self.left, self.right),
+        offers = [
+            *(self.stop, self.go_on, self.picture, self.flags, self.command, self.strip),
+            *(self.left, self.right),
         ]
-        page.load(
-            self._watch,
-            None,
-            outputs,
-            show_progress="hidden",
-            concurrency_limit=None,
-            api_visibility="private",
-        )
+        # Each apart: Gradio makes all outputs of an event anew, even those that it skips.
+        for show, outputs in (
+            (self._show_picture, [self.panel]),
+            (self._show_curve, [self.plot]),
+            (self._show_offers, offers),
+        ):
+            page.load(
+                show,
+                None,
+                outputs,
+                show_progress="hidden",
+                concurrency_limit=None,
+                api_visibility="private",
+            )
         page.unload(self._leave)
 
     def _start(self, values: dict[Any, Any], request: gr.Request) -> None:
@@ -186,25 +192,33 @@ class MakePage:
     def _pictures(self) -> list[Take]:
         return [take for take in self.queue.takes if take.picture.is_file()]
 
-    async def _watch(self, request: gr.Request) -> AsyncIterator[list[Any]]:
-        seen: Any = None
-        stages: Any = None
-        drawn = -DRAW
-        clock = asyncio.get_running_loop().time
+    async def _show_picture(self, request: gr.Request) -> AsyncIterator[str]:
+        async for take in self._changes(request, lambda take: self.queue.version):
+            yield await asyncio.to_thread(take_view.panel, self.queue, take)
+
+    async def _show_curve(self, request: gr.Request) -> AsyncIterator[str]:
+        async for take in self._changes(
+            request, lambda take: take and (take.stage, take.seconds // DRAW)
+        ):
+            yield await asyncio.to_thread(take_view.curve, take)
+
+    async def _show_offers(self, request: gr.Request) -> AsyncIterator[list[Any]]:
+        async for take in self._changes(
+            request, lambda take: [(each.number, each.stage) for each in self.queue.takes]
+        ):
+            yield self._offers(take)
+
+    async def _changes(
+        self, request: gr.Request, state: Callable[[Take | None], Any]
+    ) -> AsyncIterator[Take | None]:
+        """The take that is looked at, whenever it is another or its state is."""
+        seen: Any = ()
         while True:
             take = self._viewed.get(_session(request))
-            version = self.queue.version, take and take.number
-            if version != seen:
-                seen = version
-                now = [(t.number, t.stage) for t in self.queue.takes], take and take.number
-                changed, stages = now != stages, now
-                draws = changed or clock() - drawn >= DRAW
-                drawn = clock() if draws else drawn
-                yield [
-                    await asyncio.to_thread(take_view.panel, self.queue, take),
-                    await asyncio.to_thread(take_view.curve, take) if draws else gr.skip(),
-                    *(self._offers(take) if changed else [gr.skip()] * 8),
-                ]
+            now = take and take.number, state(take)
+            if now != seen:
+                seen = now
+                yield take
             await asyncio.sleep(LOOK)
 
     def _offers(self, take: Take | None) -> list[Any]:

@@ -118,12 +118,11 @@ def _serve(
         allowed_paths=folders,
         theme=look.theme(),
         css=look.CSS,
-        head=look.HEAD,
         footer_links=[],
         ssr_mode=False,
         pwa=False,
         enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(BaseHTTPMiddleware, dispatch=_keep_inside)]},
+        app_kwargs={"middleware": [Middleware(BaseHTTPMiddleware, dispatch=_respond)]},
     )
 
 
@@ -145,8 +144,13 @@ def _build(
     return page
 
 
-async def _keep_inside(request: Request, respond: Callable[[Request], Awaitable[Response]]) -> Any:
-    """Let a browser load nothing from elsewhere."""
+async def _respond(request: Request, respond: Callable[[Request], Awaitable[Any]]) -> Response:
+    """Let a browser load nothing from elsewhere, and put our script before those of Gradio."""
     response = await respond(request)
     response.headers["Content-Security-Policy"] = look.POLICY
-    return response
+    if not response.headers.get("content-type", "").startswith("text/html"):
+        return response
+    page = b"".join([part async for part in response.body_iterator])
+    del response.headers["content-length"]
+    page = page.replace(b"<head>", b"<head>" + look.HEAD.encode(), 1)
+    return Response(page, response.status_code, response.headers)

@@ -268,6 +268,22 @@ def test_the_page_fits_and_can_be_read_by_all(visit, world, width):
         assert not told, told
 
 
+def test_a_page_that_nobody_touches_takes_little(browser, server):
+    page = browser.new_page()
+    page.add_init_script(
+        """const next = requestAnimationFrame.bind(window);
+        window.frames_asked_for = 0;
+        window.requestAnimationFrame = draw => { window.frames_asked_for++; return next(draw); };"""
+    )
+    page.goto(server.url)
+    expect(button(page, "Start")).to_be_visible(timeout=PATIENCE)
+    page.wait_for_timeout(2000)
+    before = page.evaluate("window.frames_asked_for")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("window.frames_asked_for") - before < 10  # Gradio's own are 60 a second
+    page.close()
+
+
 def test_the_keyboard_is_enough(visit, world):
     page = visit()
     choose(page, world, steps=2)
