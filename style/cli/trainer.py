@@ -24,9 +24,9 @@ from style.cli.training_pictures import Places, TrainingPictures
 from style.cli.training_preview import save_preview
 from style.feedforward import batch_losses, networks, saved_network, training
 from style.feedforward.networks import Network
-from style.feedforward.precision import precision, with_precision
 from vgg_normalize.distributed import Workers, naming_lost_workers
 from vgg_normalize.errors import NumericalError, UsageError
+from vgg_normalize.networks.precision import precision, with_precision
 from vgg_normalize.runtime import checkpoint
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress, say
 from vgg_normalize.weights import exporting

@@ -246,6 +246,13 @@ def define_run_flags(add: Add) -> None:
         lower_bound=0,
     )
     add(
+        flags.DEFINE_enum,
+        "precision",
+        list(CHOICES["precision"]),
+        "In which the network multiplies, with sums, losses and the optimizer in float32. bfloat16 takes "
+        "less time where the processor or GPU has it; the error of the gradient is printed.",
+    )
+    add(
         flags.DEFINE_integer,
         "preview_every",
         "Steps between two previews, written to --output; 0 for no previews.",

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from style.cli.log import Log, keep_until, log_record
+from style.cli.precision_check import PrecisionCheck
 from style.cli.settings import Settings
 from style.cli.transfer_checkpoint import TransferCheckpoint
 from style.images import writing
@@ -61,6 +62,9 @@ class TransferRun:
         in_memory = settings.memory_folder is None
         self.problem = Problem(settings, model, inputs, in_memory=in_memory, cache=cache)
         self.sizes = self.problem.sizes
+        self.precision_check: PrecisionCheck | None = None
+        if settings.precision != "float32":
+            self.precision_check = PrecisionCheck(settings, model, inputs)
         self.animation = Animation(settings.animation) if settings.animation else None
         self.checkpoint = TransferCheckpoint(settings, model, inputs, label)
         self.began = time.monotonic()
@@ -68,18 +72,17 @@ class TransferRun:
     def make(self) -> tuple[np.ndarray, str]:
         """The picture and how the run ended, with nothing written."""
         self.began = time.monotonic()
-        state: Any = None
+        step: Any = None
         with self.checkpoint, self.stop.defer() as stop:
             for step in self._steps(0, None):
-                state = step.state
-                tasks.require_finite_start(state)
+                tasks.require_finite_start(step.state)
                 stop.raise_if_requested()
-        if not bool(state.finite):
+        if not bool(step.state.finite):
             raise NumericalError(
                 f"Expected a finite objective. Received: NaN or infinity after step "
-                f"{int(state.steps)}. Lower the weights or the learning rate."
+                f"{int(step.state.steps)}. Lower the weights or the learning rate."
             )
-        return self.inputs.postprocess(np.asarray(state.x[0])), self._outcome(state)
+        return self.inputs.postprocess(np.asarray(step.state.x[0])), self._outcome(step)
 
     def finish(self, output: str) -> None:
         """Optimise and write everything that was asked for."""
@@ -95,7 +98,7 @@ class TransferRun:
                     f"{int(last.state.steps)}. The last good picture is in {output}; lower the "
                     "weights or the learning rate."
                 )
-        say(f"{output}: {self._outcome(last.state)}")
+        say(f"{output}: {self._outcome(last)}")
 
     def _optimize(
         self, output: str, first_scale: int, saved: dict[str, np.ndarray] | None
@@ -142,6 +145,10 @@ class TransferRun:
         if begins or last is None or int(state.steps) != int(last.state.steps):
             record = log_record(state, step.shape, self._seconds(), self.label)
             weights = {} if int(state.steps) else self.problem.style_weights(step.shape)
+            if begins and self.precision_check is not None:
+                error = self.precision_check.gradient_error(step)
+                say(f"products in {self.settings.precision}: the gradient is off by {error:.2%}")
+                record["precision"], record["gradient_error"] = self.settings.precision, error
             if weights:
                 several = len(weights) > 1
                 record["style_weight"] = weights if several else next(iter(weights.values()))
@@ -163,8 +170,12 @@ class TransferRun:
             )
             self.stop.raise_if_requested()
 
-    def _outcome(self, state: Any) -> str:
+    def _outcome(self, step: Step) -> str:
         """How a run ended, in words."""
+        state = step.state
+        exact = ""
+        if self.precision_check is not None and bool(state.finite):
+            exact = f" ({self.precision_check.loss(step):.6g} in float32)"
         weights = self.problem.style_weights(self.sizes[-1])
         named = [
             f"{name} {weight:.4g}" if len(weights) > 1 else f"{weight:.4g}"
@@ -173,7 +184,7 @@ class TransferRun:
         status = descent.status_of(state, self.problem.steps[-1])
         why = "" if status is Status.RUNNING else f"; {status.value}"
         return (
-            f"loss {float(state.value):.6g} after {int(state.evaluations)} evaluations, "
+            f"loss {float(state.value):.6g}{exact} after {int(state.evaluations)} evaluations, "
             f"{self._seconds():.1f} s"
             f"{', style weight ' + ', '.join(named) if named else ''}{why}"
         )

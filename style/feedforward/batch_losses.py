@@ -56,7 +56,7 @@ def style_targets(
         config: The objective.
         styles: Pictures [H, W, 3] in [0, 1], each of any size.
     """
-    extract = precise_features(model, [name for name, _ in config.style_layers])
+    extract = feature_extractor(model, [name for name, _ in config.style_layers])
     loss = config.make_style_loss()
     function = tf.function(
         lambda x: batch_targets(loss, extract(x), config.style_layers),
@@ -65,18 +65,6 @@ def style_targets(
     )
     targets = [function(tf.constant(style[None], tf.float32)) for style in styles]
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *targets)
-
-
-def precise_features(
-    model: keras.Model, names: Sequence[str]
-) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Image -> features of these layers in float32, in whatever precision the model computes."""
-    # Not with Winograd's kernels, which round more: Adam made 4e-5 of that in 20 steps, between the
-    # weights of one device and of two.
-    extract = feature_extractor(model, names)
-    return lambda image: {
-        name: tf.cast(layer, tf.float32) for name, layer in extract(image).items()
-    }
 
 
 def batch_targets(loss: StyleLoss, features: Any, layers: Layers) -> list[Any]:
@@ -119,9 +107,11 @@ def objective(
     content_layers = layers_of_content(network, config)
     content_names = [name for name, _ in content_layers]
     style_names = [name for name, _ in config.style_layers]
-    extract = precise_features(model, [*content_names, *style_names])
+    # Not with Winograd's kernels, which round more: Adam made 4e-5 of that in 20 steps, between the
+    # weights of one device and of two.
+    extract = feature_extractor(model, [*content_names, *style_names])
     compared = [] if network.target_layer else content_names
-    extract_content = precise_features(model, compared + (style_names if config.balance else []))
+    extract_content = feature_extractor(model, compared + (style_names if config.balance else []))
     loss = config.make_style_loss()
 
     def terms(content: tf.Tensor, code: tf.Tensor, targets: list[Any]) -> dict[str, tf.Tensor]:

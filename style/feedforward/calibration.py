@@ -11,10 +11,10 @@ from style.feedforward.batch_losses import (
     batch_targets,
     content_distance,
     layers_of_content,
-    precise_features,
     style_distances,
 )
 from style.feedforward.networks import Network
+from style.objective.features import feature_extractor
 
 
 def worths(
@@ -39,7 +39,9 @@ def worths(
     contents, styles = (x[np.arange(count) % len(x)] for x in (contents, styles))
     content_layers = layers_of_content(network, config)
     loss = config.make_style_loss()
-    extract = precise_features(model, [name for name, _ in [*content_layers, *config.style_layers]])
+    extract = feature_extractor(
+        model, [name for name, _ in [*content_layers, *config.style_layers]]
+    )
     of_contents, of_styles = (extract(tf.constant(x, tf.float32)) for x in (contents, styles))
     content_worth = content_distance(of_styles, of_contents, content_layers)
     if config.balance:  # each style term is divided by its worth already

@@ -11,6 +11,7 @@ import tensorflow as tf
 from style.feedforward import batch_losses
 from style.feedforward.batch_losses import LossConfig
 from style.feedforward.networks import Network
+from style.objective.features import feature_extractor
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -148,7 +149,7 @@ def step_function(
     """
     terms = batch_losses.objective(network, model, config)
     loss = config.make_style_loss()
-    extract = batch_losses.precise_features(
+    extract = feature_extractor(
         model, [*network.code_layers, *(name for name, _ in config.style_layers)]
     )
     variables = network.variables

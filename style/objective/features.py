@@ -19,7 +19,7 @@ Features = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 def feature_extractor(
     model: keras.Model, names: Sequence[str], *, kernels: dict[str, Convolve] | None = None
 ) -> Features:
-    """Image -> features of these layers, no deeper; with the image itself.
+    """Image -> features of these layers, no deeper, in float32; with the image itself.
 
     Args:
         model: A chain of layers.
@@ -39,7 +39,7 @@ def feature_extractor(
         tensor = image
         for layer in path:
             tensor = outputs[layer.name] = _call(layer, tensor, kernels)
-        named = {name: outputs[layer.name] for name, layer in activations.items()}
+        named = {name: _in_float32(outputs[layer.name]) for name, layer in activations.items()}
         return {**named, IMAGE: image}
 
     return features
@@ -50,10 +50,18 @@ def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | 
         return layer(tensor, training=False)
     if layer.name not in kernels:
         with tf.init_scope():  # outside the graph, which only refers to it
-            kernels[layer.name] = winograd.winograd_convolution(np.asarray(layer.kernel))
+            kernels[layer.name] = winograd.winograd_convolution(
+                np.asarray(layer.kernel), layer.compute_dtype
+            )
+    tensor = _in_float32(tensor)
     border = borders.border_of(layer)
     if border == "zero":
         tensor = kernels[layer.name](tensor)
     else:  # the outputs over the border itself are of zeros beyond it, and not wanted
         tensor = kernels[layer.name](borders.pad(tensor, 1, border))[:, 1:-1, 1:-1]
     return layer.activation(tf.nn.bias_add(tensor, layer.bias) if layer.use_bias else tensor)
+
+
+def _in_float32(tensor: tf.Tensor) -> tf.Tensor:
+    """What a layer computed in 16 bits, in 32."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype.size < 4 else tensor

@@ -27,8 +27,9 @@ SWAPPED = (1, 0, 3, 2, 5, 4)
 OUTPUTS = 4
 WINDOW = 6
 # What a convolution must have at least for this to be faster than oneDNN's (figures in
-# tests/benchmarks/bench_style.py): the kernel's input channels times filters, and pixels a side.
-MIN_CHANNEL_PRODUCT = 64 * 128
+# tests/benchmarks/bench_style.py): the kernel's input channels times filters, by the precision of
+# the products, and pixels a side.  In float16 the transforms would round too much.
+MIN_CHANNEL_PRODUCT = {"float32": 64 * 128, "bfloat16": 256 * 512}
 MIN_SIDE = 16
 
 
@@ -59,26 +60,30 @@ def is_supported(layer: keras.Layer, shape: tf.TensorShape) -> bool:
     options = (layer.strides, layer.dilation_rate, layer.groups, layer.padding, layer.data_format)
     if options != ((1, 1), (1, 1), 1, "same", "channels_last"):
         return False
-    # In 16 bits the transforms would round too much.
-    if layer.compute_dtype != layer.variable_dtype:
+    if layer.compute_dtype not in MIN_CHANNEL_PRODUCT:
         return False
     sides = [side for side in shape[1:3] if side is not None]
     return (
-        layer.kernel.shape[2] * layer.kernel.shape[3] >= MIN_CHANNEL_PRODUCT
+        layer.kernel.shape[2] * layer.kernel.shape[3] >= MIN_CHANNEL_PRODUCT[layer.compute_dtype]
         and min(sides, default=MIN_SIDE) >= MIN_SIDE
         and all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
     )
 
 
-def winograd_convolution(kernel: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+def winograd_convolution(
+    kernel: np.ndarray, products: str | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Image [B, H, W, C] -> its convolution [B, H, W, D], stride 1, padding "same".
 
     Args:
         kernel: [3, 3, C, D].  It is kept transformed, in four times its size, which serves the
             gradient as well.
+        products: Precision in which windows and kernel are multiplied, "bfloat16" for one; the
+            transforms keep that of the image.  None: the kernel's.
     """
     spread = KERNEL @ kernel.reshape(9, -1).astype(np.float64)
     factors = tf.constant(spread.reshape(-1, *kernel.shape[2:]), kernel.dtype)
+    factors = tf.cast(factors, products or kernel.dtype)
 
     @tf.custom_gradient
     def convolve(image: tf.Tensor) -> Any:
@@ -142,6 +147,7 @@ def _convolve(
     inputs = tf.gather(tf.reshape(padded, [-1, channels]), windows)
     values = tf.matmul(inward, tf.reshape(inputs, [WINDOW * WINDOW, -1]))
     values = tf.reshape(values, [WINDOW * WINDOW, -1, channels])
-    products = tf.matmul(values, factors, transpose_b=rotated)
-    outputs = tf.matmul(outward, tf.reshape(products, [WINDOW * WINDOW, -1]))
+    products = tf.matmul(tf.cast(values, factors.dtype), factors, transpose_b=rotated)
+    products = tf.reshape(tf.cast(products, image.dtype), [WINDOW * WINDOW, -1])
+    outputs = tf.matmul(outward, products)
     return tf.gather(tf.reshape(outputs, [-1, filters]), pixels)

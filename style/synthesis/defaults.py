@@ -20,6 +20,7 @@ from style.synthesis.options import (
 )
 from vgg_normalize.errors import NetworkError, UsageError
 from vgg_normalize.networks import borders, chain
+from vgg_normalize.networks.precision import with_precision
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 LayersT = TypeVar("LayersT", bound=StyleLayers)
@@ -67,6 +68,17 @@ def resolve(options: AnyOptions, model: keras.Model, *, styles: int) -> AnyOptio
         padding="wrap" if options.wrap else options.padding or borders.padding_of(model),
         renew_every=RENEW_EVERY[options.content_loss] if renew_every is None else renew_every,
     )
+
+
+def as_asked_for(model: keras.Model, options: Options) -> keras.Model:
+    """The network with the borders and in the precision of the options.
+
+    Raises:
+        NetworkError: A layer cannot be padded so.
+    """
+    model = borders.with_padding(model, options.padding or "zero")
+    policy = options.precision if options.precision == "float32" else f"mixed_{options.precision}"
+    return with_precision(model, policy)
 
 
 def require_one_each(what: str, count: int, styles: int) -> None:

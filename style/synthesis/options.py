@@ -42,6 +42,7 @@ CHOICES = {
     "preserve_color": ("none", "luminance", "match"),
     "color_root": ("symmetric", "cholesky"),
     "content_loss": ("features", "neighbors"),
+    "precision": ("float32", "bfloat16"),
 }
 # The least that an option may be.
 LEAST = {
@@ -99,6 +100,8 @@ class Options:
             None: what the network was made with.
         wrap: Whether the picture goes on at its opposite side, as padding "wrap": seamless.
         tile: Pixels a side of the tiles in which the objective is computed; 0: the whole picture.
+        precision: In which the network multiplies, "float32" or "bfloat16", with sums, losses and
+            the optimiser in float32.
 
     Raises:
         UsageError: A value is none of the choices, below the least, or not finite.
@@ -133,6 +136,7 @@ class Options:
     padding: str | None = None
     wrap: bool = False
     tile: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

@@ -17,15 +17,16 @@ from style.objective.terms import Term
 from style.optimizers.base import Optimizer
 from style.synthesis import neighbor_terms, picture_terms, sizes, sliced_terms, strength
 from style.synthesis.cache import Cache
+from style.synthesis.defaults import as_asked_for
 from style.synthesis.inputs import Inputs
 from style.synthesis.options import Options, style_losses
 from vgg_normalize.errors import UsageError
-from vgg_normalize.networks import borders, chain
+from vgg_normalize.networks import chain
 
 # What decides the terms besides their weights and size: problems that agree on it share targets.
 TARGET_OPTIONS = (
     *("task", "style_scale", "style_blend", "content_layers", "style_layers", "style_loss"),
-    *("seed", "preserve_color", "color_root", "tile", "content_loss", "padding"),
+    *("seed", "preserve_color", "color_root", "tile", "content_loss", "padding", "precision"),
 )
 
 
@@ -54,8 +55,8 @@ class Problem:
         cache: Cache | None = None,
     ) -> None:
         self._cache = Cache() if cache is None else cache
-        key = ("network", id(model), options.padding)
-        model = self._cache.get(key, lambda: borders.with_padding(model, options.padding or "zero"))
+        key = ("network", id(model), options.padding, options.precision)
+        model = self._cache.get(key, lambda: as_asked_for(model, options))
         self.options, self.model, self.inputs = options, model, inputs
         self._own = Cache()  # of this content alone
         self._digest = "" if cache is None else inputs.digest()

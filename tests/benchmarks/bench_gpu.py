@@ -35,9 +35,9 @@ from bench_means import jpegs
 from pytorch import Worker
 
 import vgg_normalize as vn
-from style.feedforward.precision import with_precision
 from style.objective.features import feature_extractor
 from vgg_normalize.networks import chain
+from vgg_normalize.networks.precision import with_precision
 from vgg_normalize.runtime import devices
 
 # What each precision is called, Keras' policy, the type of the products, and TensorFloat-32.

@@ -35,10 +35,7 @@ def run(studio: style.studio.Studio, asked: Settings, page: Page | None) -> floa
     if page is not None:
         page.locator("#strip button", has_text=f"{take.title}, running").click()
     while take.stage in (Stage.WAITING, Stage.RUNNING):
-        if page is None:
-            time.sleep(0.05)
-        else:
-            page.wait_for_timeout(50)
+        time.sleep(0.05)
     assert take.stage is Stage.FINISHED, take.message
     first, last = take.curve[2], take.curve[-1]
     return (last.seconds - first.seconds) / (last.evaluations - first.evaluations)
@@ -49,7 +46,7 @@ def main() -> None:
     parser.add_argument("--content", required=True)
     parser.add_argument("--style", required=True)
     parser.add_argument("--model", default="vgg19")
-    parser.add_argument("--size", type=int, default=384)
+    parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

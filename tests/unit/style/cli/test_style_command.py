@@ -61,6 +61,7 @@ DEFAULTS = {
     "content_mask": [],
     "style_mask": [],
     "tile": 0,
+    "precision": "float32",
     "log": None,
     "animation": None,
     "checkpoint": None,
@@ -73,6 +74,7 @@ CHOICES = {
     "content_loss": ["features", "neighbors"],
     "padding": ["zero", "reflect", "replicate", "wrap"],
     "optimizer": ["lbfgs", "adam"],
+    "precision": ["float32", "bfloat16"],
     "preserve_color": ["none", "luminance", "match"],
 }
 KEYS = {"step", "evaluations", "seconds", "size", "loss", "terms"}
