@@ -60,7 +60,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             # What AdaIN's content is compared with has the style's moments already.
             ("adain", 1500, 1e-3, 100, 0.06, False),
             ("encoder", 1000, 1e-3, 100, 0.3, True),
-            ("cin", 1000, 3e-3, 20, 0.3, True),
+            ("cin", 1000, 1e-3, 100, 0.3, True),
         )
     },
     # What the papers train with; of `encoder` Ghiasi et al. (2017), from their program.
