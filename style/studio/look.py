@@ -33,18 +33,14 @@ for (const kind of ["pointermove", "pointerdown", "keydown", "wheel"])
 window.requestAnimationFrame = draw => performance.now() - touched < 1000
   ? nextFrame(draw) : -setTimeout(() => draw(performance.now()), QUIET);
 window.cancelAnimationFrame = id => id < 0 ? clearTimeout(-id) : cancel(id);
-let due = 0;
-function mend() {
-  due = 0;
+new MutationObserver(() => {
   for (const field of document.querySelectorAll("div[aria-label]:not([role])"))
     field.setAttribute("role", "group");
   for (const outer of document.querySelectorAll("button:has(button):not([role])")) {
     outer.setAttribute("role", "group");
     outer.tabIndex = -1;
   }
-}
-new MutationObserver(() => { due ||= setTimeout(mend, QUIET); })
-  .observe(document, {childList: true, subtree: true});
+}).observe(document, {childList: true, subtree: true});
 </script>"""
 # The browser itself keeps the page from loading anything from elsewhere.
 POLICY = (
