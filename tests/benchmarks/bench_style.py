@@ -56,6 +56,15 @@ graph, once convolutions were Winograd's (and 0.9 GiB more at the peak); a large
 mmap (0 to 8 %); backward convolutions as forward ones of the turned kernel, whose reordering oneDNN
 keeps (3 to 5 %).
 
+With products in bfloat16, on processors with avx512_bf16, oneDNN's convolution is faster up to 256 x 256
+channels, and Winograd's from 256 x 512 on.  Milliseconds at 512 x 341 pixels, as in VGG19 (channels,
+filters: Winograd's in float32, oneDNN's; Winograd's in bfloat16, oneDNN's):
+
+    64, 64     35.7  26.9   40.2  17.5        256, 256   15.2  26.4   13.3  14.9
+    64, 128    16.0  13.9   15.1   8.9        256, 512    8.5  13.7    5.9   8.1
+    128, 128   25.0  26.6   22.9  15.7        512, 512   13.2  26.2    9.3  14.5
+    128, 256   11.3  14.7    8.7   8.4        512, 512    5.3   7.4    3.8   4.7   (block 5)
+
 What helped a step: no AutoGraph (1.1 s at the beginning) and indices of Winograd's windows outside
 the graph (0.6 s).  What did not: XLA for the two loops (twice their time), their products as matrix
 products (the same or three times the time), the loops as two passes with a triangular solution
