@@ -59,7 +59,9 @@ def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | 
         tensor = kernels[layer.name](tensor)
     else:  # the outputs over the border itself are of zeros beyond it, and not wanted
         tensor = kernels[layer.name](borders.pad(tensor, 1, border))[:, 1:-1, 1:-1]
-    return layer.activation(tf.nn.bias_add(tensor, layer.bias) if layer.use_bias else tensor)
+    if layer.use_bias:
+        tensor = tf.nn.bias_add(tensor, tf.cast(layer.bias, tensor.dtype))
+    return layer.activation(tensor)
 
 
 def _in_float32(tensor: tf.Tensor) -> tf.Tensor:

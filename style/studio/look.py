@@ -20,7 +20,7 @@ figure.take progress { width: 100%; height: .6rem; margin: .4rem 0 0;
 figure.take progress::-webkit-progress-value { background: #4f46e5; }
 figure.take figcaption { font-size: .9rem; margin-top: .2rem; }
 """
-# Gradio asks for the next frame of its animations for ever, which costs a tenth of a core beside the
+# Gradio asks for the next frame of its animations for ever, which took 6 to 8 % of a core beside the
 # take that runs: while nobody touches the page, QUIET milliseconds apart is often enough.
 # The rest is what keeps readers of screens from Gradio's own fields: a label on a field without a
 # role, and a button to upload inside a button.

@@ -1,7 +1,7 @@
 """What a start takes: python tests/benchmarks/bench_start.py --content=photo.jpg --style=painting.jpg
 
-Seconds from Enter to the first line of the log of `python -m style`, with the whole trained VGG19,
-and to the end of each phase of the same from Python.  Medians of --rounds; the files are in the
+Seconds from Enter to the first step in the log of `python -m style`, with the whole trained VGG19, and
+of each phase of the same from Python.  Medians of --rounds; the files are in the
 system's cache from a round before them.
 """
 

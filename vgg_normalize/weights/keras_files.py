@@ -32,7 +32,7 @@ def fetch(name: str) -> Path:
     """Where a file is, after a download if it was not there.
 
     Raises:
-        Exception: The download failed; Keras raises no other kind.
+        Exception: The download failed; Keras raises the bare class.
     """
     origin = f"{ADDRESS}/{name.partition('_')[0]}/{name}"
     with _download_timeout():

@@ -476,6 +476,6 @@ def full_width(tmp_path_factory) -> Path:
 )
 def test_the_memory_that_is_foreseen_is_about_what_is_taken(full_width, height, width, tile):
     found = float(program(PEAK, height, width, tile, full_width))
-    # By tiles oneDNN's convolutions, which TensorFlow has on processors with AVX-512, take 0.31 of it,
-    # and Eigen's on others more than 0.4.
-    assert 0.25 < found < 1.1, found
+    # By tiles oneDNN's convolutions, which TensorFlow has on where there is AVX-512, take 0.31 of it.
+    by_onednn = tile and "avx512f" in Path("/proc/cpuinfo").read_text()
+    assert (0.25 if by_onednn else 0.4) < found < 1.1, found
