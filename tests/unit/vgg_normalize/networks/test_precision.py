@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
-from helpers import images, tiny_chain
+from helpers import draw_weights, images, tiny_chain
 
 from style.objective.features import feature_extractor
 from vgg_normalize.networks import chain
@@ -38,6 +39,22 @@ def test_features_are_float32_and_off_by_the_rounding_of_8_bits():
         assert found[name].dtype == tf.float32
         error = tf.norm(found[name] - expected[name]) / tf.norm(expected[name])
         assert 1e-4 < error < 3e-2, name
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_bfloat16"])
+def test_wide_convolutions_of_networks_stored_in_either_way_are_winograds(policy):
+    layers = [
+        keras.Input((None, None, 256)),
+        keras.layers.Conv2D(512, 3, padding="same", name="wide"),
+    ]
+    layers[1].dtype_policy = keras.DTypePolicy(policy)
+    kernels: dict = {}
+    model = draw_weights(keras.Sequential(layers))
+    image = tf.constant(np.random.default_rng(0).random((1, 16, 16, 256)), tf.float32)
+    found = feature_extractor(model, ["wide"], kernels=kernels)(image)["wide"]
+    expected = feature_extractor(model, ["wide"])(image)["wide"]
+    assert set(kernels) == {"wide"} and found.dtype == expected.dtype == tf.float32
+    assert tf.norm(found - expected) < 5e-2 * tf.norm(expected)
 
 
 def test_the_policy_is_as_before_after_an_error():
