@@ -10,9 +10,16 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # NumPy's, which spin as they wait: 5 seconds for what one thread does in 0.02.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What XLA compiles runs once or twice here, so that optimising the machine code does not pay.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Imports make objects by the hundred thousand, all of which stay.
+gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """What is imported stays: the collector need not look through TensorFlow again and again."""
     gc.collect()
     gc.freeze()
+    # Nor so often through graphs, which are cycles of a hundred thousand objects.
+    gc.set_threshold(10_000, 20, 50)
+    gc.enable()

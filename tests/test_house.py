@@ -25,6 +25,7 @@ LARGE = {
     "style.objective.memory_budget.estimate": "what memory depends on",
     "style.objective.memory_budget.require_memory": "the same",
     "style.studio.server.launch": "the options of a studio",
+    "style.objective.value_and_gradient.make_value_and_gradient": "what an objective is made of",
     "style.synthesis.descent.make_optimizer": "the options of both optimisers",
     "style.synthesis.inputs.__init__": "the pictures of a task",
     "style.synthesis.neighbor_terms.neighbor_terms": "the options of content terms",

@@ -131,10 +131,14 @@ def _rounds(terms: Sequence[Term]) -> list[list[Term]]:
 
 
 def tiled_objective(
-    model: keras.Model, terms: Sequence[Term], tiling: Tiling, content: tf.Tensor | None
+    model: keras.Model,
+    terms: Sequence[Term],
+    tiling: Tiling,
+    content: tf.Tensor | None,
+    *,
+    kernels: dict[str, Convolve],
 ) -> Objective:
     """The objective by tiles: a sum over rounds of terms, each with both passes."""
-    kernels: dict[str, Convolve] = {}
     compared = None if content is None else tf.Variable(content, trainable=False)
 
     def extractor(terms: Sequence[Term]) -> Features:

@@ -70,36 +70,41 @@ def make_total_values(
     shape: tuple[int, int],
     *,
     tile: int = 0,
+    kernels: dict[str, Convolve] | None = None,
 ) -> Callable[[tf.Tensor, Sequence[tf.Tensor]], list[list[float]]]:
-    """(content, a picture for each group) -> what each term adds to the objective there, traced once.
+    """(content, a picture for each further group) -> what each term adds there, traced once.
+
+    The first group is evaluated at the content, with which the terms of the others may compare.
 
     Args:
         model: A chain of layers.
         groups: Terms, which are evaluated at one picture.
         shape: Height and width of all pictures [1, H, W, 3] in pixels.
         tile: Pixels a side of the tiles, see `tiling.make_tiling`; 0: the whole picture.
+        kernels: See `feature_extractor`; default: of this function alone.
     """
-    names = [term.layer for terms in groups for term in terms]
-    compared = {term.layer for terms in groups for term in terms if term.compares}
-    tiling = tiles.make_tiling(model, names, shape, tile)
-    kernels: dict[str, Convolve] = {}
+    kernels = {} if kernels is None else kernels
+    layers = [[term.layer for term in terms] for terms in groups]
+    compared = [term.layer for terms in groups for term in terms if term.compares]
+    tiling = tiles.make_tiling(model, [name for names in layers for name in names], shape, tile)
+    # Of the content in one pass what is evaluated and what is compared with.
     extractors = [
-        feature_extractor(model, [t.layer for t in terms], kernels=kernels) for terms in groups
+        feature_extractor(model, names, kernels=kernels)
+        for names in ([*layers[0], *compared], *layers[1:])
     ]
-    content_features = feature_extractor(model, sorted(compared), kernels=kernels)
 
-    def of_tile(content: tf.Tensor, pictures: Sequence[tf.Tensor], i: tf.Tensor) -> list[Any]:
-        references = content_features(windows.crop_window(content, tiling, i)) if compared else {}
-        sums = []
+    def of_tile(pictures: Sequence[tf.Tensor], i: tf.Tensor) -> list[Any]:
+        sums: list[Any] = []
+        references: dict[str, tf.Tensor] = {}
         for terms, picture, features in zip(groups, pictures, extractors, strict=True):
-            window = windows.crop_window(picture, tiling, i)
-            owned = tiles.tile_features(features(window), references, tiling, i)
+            found = features(windows.crop_window(picture, tiling, i))
+            references = references or found
+            owned = tiles.tile_features(found, references, tiling, i)
             sums.append(evaluation.sums_of(terms, owned))
         return sums
 
-    def values(pictures: tf.Tensor) -> list[list[tf.Tensor]]:
-        content, *others = tf.split(pictures, pictures.shape[0])
-        sums = tiles.sum_over_tiles(of_tile, tiling, content, others)
+    def values(batch: tf.Tensor) -> list[list[tf.Tensor]]:
+        sums = tiles.sum_over_tiles(of_tile, tiling, tf.split(batch, len(groups)))
         return [
             evaluation.values_of(terms, totals) for terms, totals in zip(groups, sums, strict=True)
         ]
@@ -107,8 +112,8 @@ def make_total_values(
     traced = evaluation.traced_once(values)
 
     def call(content: tf.Tensor, pictures: Sequence[tf.Tensor]) -> list[list[float]]:
-        found = traced(tf.concat([content, *pictures], 0))
-        return [[float(value) for value in group] for group in found]
+        totals = traced(tf.concat([content, *pictures], 0))
+        return [[float(value) for value in group] for group in totals]
 
     return call
 
@@ -120,6 +125,7 @@ def make_value_and_gradient(
     *,
     content: tf.Tensor | None = None,
     tile: int = 0,
+    kernels: dict[str, Convolve] | None = None,
 ) -> Objective:
     """Image [1, H, W, 3] -> the objective, its gradient, and what each kind of term adds to it.
 
@@ -132,10 +138,12 @@ def make_value_and_gradient(
         content: The picture that terms compare with, [1, H, W, 3].
         tile: Pixels a side of the tiles that bound the memory, see `tiling.make_tiling`; 0: the
             whole picture.
+        kernels: See `feature_extractor`; default: of this objective alone.
 
     Raises:
         UsageError: Terms compare with the content, and there is none.
     """
+    kernels = {} if kernels is None else kernels
     names = [term.layer for term in terms]
     compared = [term.layer for term in terms if term.compares]
     tiling = tiles.make_tiling(model, names, shape, tile)
@@ -145,8 +153,7 @@ def make_value_and_gradient(
             "Give `content`."
         )
     if tiling.tiles > 1:
-        return tiled_objective(model, terms, tiling, content if compared else None)
-    kernels: dict[str, Convolve] = {}
+        return tiled_objective(model, terms, tiling, content if compared else None, kernels=kernels)
     features = feature_extractor(model, names, kernels=kernels)
     content_features = evaluation.traced_once(feature_extractor(model, compared, kernels=kernels))
     references: dict[str, tf.Variable] = {}

@@ -81,8 +81,8 @@ def winograd_convolution(
         products: Precision in which windows and kernel are multiplied, "bfloat16" for one; the
             transforms keep that of the image.  None: the kernel's.
     """
-    spread = KERNEL @ kernel.reshape(9, -1).astype(np.float64)
-    factors = tf.constant(spread.reshape(-1, *kernel.shape[2:]), kernel.dtype)
+    spread = tf.matmul(KERNEL, tf.reshape(tf.cast(kernel, tf.float64), [9, -1]))
+    factors = tf.cast(tf.reshape(spread, [-1, *kernel.shape[2:]]), kernel.dtype)
     factors = tf.cast(factors, products or kernel.dtype)
 
     @tf.custom_gradient

@@ -51,6 +51,8 @@ class Studio:
     def close(self) -> None:
         """Stop the take that runs and save its picture; then end the page."""
         self.queue.close()
+        if self._page.server:
+            self._page.server.force_exit = True  # or it waits for open pages, five seconds
         self._page.close(verbose=False)
         self._masks.close()
         shutil.rmtree(self._pictures, ignore_errors=True)

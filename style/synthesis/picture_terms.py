@@ -59,6 +59,11 @@ def content_terms(
     return [objective.content_term(name, weight * w, shapes[name]) for name, w in weighted]
 
 
+def weighted(terms: Sequence[Term], factor: float) -> list[Term]:
+    """The terms with their weights times a factor; none where it is 0."""
+    return [term._replace(weight=term.weight * factor) for term in terms] if factor else []
+
+
 def inversion_terms(
     model: keras.Model, content: np.ndarray, layer: str, weight: float, *, tile: int = 0
 ) -> list[Term]:

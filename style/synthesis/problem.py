@@ -56,8 +56,10 @@ class Problem:
     ) -> None:
         self._cache = Cache() if cache is None else cache
         key = ("network", id(model), options.padding, options.precision)
-        model = self._cache.get(key, lambda: as_asked_for(model, options))
+        model, kernels = self._cache.get(key, lambda: (as_asked_for(model, options), {}))
         self.options, self.model, self.inputs = options, model, inputs
+        # How evaluations go: kernels made ready for Winograd's convolution serve them all.
+        self._evaluation: dict[str, Any] = {"tile": options.tile, "kernels": kernels}
         self._own = Cache()  # of this content alone
         self._digest = "" if cache is None else inputs.digest()
         # Of what the objective is made of besides the content, which may recolour the styles.
@@ -153,7 +155,7 @@ class Problem:
         if any(term.compares for term in terms):
             content = picture_terms.as_batch(self.inputs.content(shape))
         return value_and_gradient.make_value_and_gradient(
-            self.model, terms, shape, content=content, tile=self.options.tile
+            self.model, terms, shape, content=content, **self._evaluation
         )
 
     def renew(self, shape: tuple[int, int]) -> Callable[[int, tf.Tensor], None] | None:
@@ -172,7 +174,7 @@ class Problem:
         options = self.options
         if options.task == "inversion":
             return self._inversion_terms(shape)
-        terms = _weighted(self._content_terms(shape), options.content_weight)
+        terms = picture_terms.weighted(self._content_terms(shape), options.content_weight)
         scales = self._scales(shape)
         for name, terms_of_loss in self._style_terms(shape).items():
             if float(scales[name]):
@@ -271,11 +273,11 @@ class Problem:
         def make() -> Any:
             groups = [styles, *([contents] * len(resized))]
             return value_and_gradient.make_total_values(
-                self.model, groups, shape, tile=self.options.tile
+                self.model, groups, shape, **self._evaluation
             )
 
         totals = self._reused("totals", shape, make)
-        of_content, *of_styles = totals(content, [content, *resized])
+        of_content, *of_styles = totals(content, resized)
         worths = dict.fromkeys(by_loss, 0.0)
         for term, value in zip(styles, of_content, strict=True):
             worths[term.loss] += value
@@ -293,7 +295,3 @@ class Problem:
 def _choose_anew(terms: list[Term], draw: int, picture: tf.Tensor) -> None:
     for choose in dict.fromkeys(term.renew for term in terms if term.renew):
         choose(draw, picture)
-
-
-def _weighted(terms: list[Term], factor: float) -> list[Term]:
-    return [term._replace(weight=term.weight * factor) for term in terms] if factor else []

@@ -159,7 +159,13 @@ def test_total_values_are_those_of_the_evaluation(model):
     expected = value_and_gradient.make_value_and_gradient(
         network, terms, (24, 36), content=tf.constant(x)
     )(tf.constant(y))[0]
+    alone = value_and_gradient.make_value_and_gradient(network, terms[1:], (24, 36))(
+        tf.constant(x)
+    )[0]
     for tile in (0, 8):
-        total_values = value_and_gradient.make_total_values(network, [terms], (24, 36), tile=tile)
-        (value,) = total_values(tf.constant(x), [tf.constant(y)])
+        total_values = value_and_gradient.make_total_values(
+            network, [terms, terms], (24, 36), tile=tile
+        )
+        at_content, value = total_values(tf.constant(x), [tf.constant(y)])
+        assert at_content[0] == 0 and sum(at_content) == pytest.approx(float(alone), rel=1e-5)
         assert sum(value) == pytest.approx(float(expected), rel=1e-5)

@@ -1,7 +1,8 @@
-"""What is kept from being imported with TensorFlow."""
+"""How TensorFlow is imported: without what nothing needs, and without garbage collection."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -25,3 +26,38 @@ def test_it_comes_back_after_an_error_too(monkeypatch):
     with pytest.raises(RuntimeError), starting._without("colorsys"):
         raise RuntimeError
     importlib.import_module("colorsys")
+
+
+@pytest.fixture
+def not_yet_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+
+
+def test_nothing_is_collected_during_the_import(not_yet_imported):
+    with starting._uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count()
+
+
+def test_an_import_that_fails_leaves_the_collector_on(not_yet_imported):
+    with pytest.raises(ImportError), starting._uncollected():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off(not_yet_imported):
+    gc.disable()
+    try:
+        with starting._uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_was_made_after_the_import_is_collected(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", sys)
+    frozen = gc.get_freeze_count()
+    with starting._uncollected():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
