@@ -40,7 +40,8 @@ class Style(NamedTuple):
 
 def as_batch(pixels: np.ndarray) -> tf.Tensor:
     """[H, W, C] -> float32 [1, H, W, C]."""
-    return tf.constant(np.ascontiguousarray(pixels[None], np.float32))
+    # What tf.constant makes of an array keeps two copies of it; its identity has one.
+    return tf.identity(tf.constant(np.ascontiguousarray(pixels[None], np.float32)))
 
 
 def content_terms(

