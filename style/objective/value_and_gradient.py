@@ -94,14 +94,15 @@ def make_total_values(
     ]
 
     def of_tile(pictures: Sequence[tf.Tensor], i: tf.Tensor) -> list[Any]:
-        sums: list[Any] = []
-        references: dict[str, tf.Tensor] = {}
-        for terms, picture, features in zip(groups, pictures, extractors, strict=True):
-            found = features(windows.crop_window(picture, tiling, i))
-            references = references or found
-            owned = tiles.tile_features(found, references, tiling, i)
-            sums.append(evaluation.sums_of(terms, owned))
-        return sums
+        by_picture = [
+            features(windows.crop_window(picture, tiling, i))
+            for picture, features in zip(pictures, extractors, strict=True)
+        ]
+        references = by_picture[0]
+        return [
+            evaluation.sums_of(terms, tiles.tile_features(features, references, tiling, i))
+            for terms, features in zip(groups, by_picture, strict=True)
+        ]
 
     def values(batch: tf.Tensor) -> list[list[tf.Tensor]]:
         sums = tiles.sum_over_tiles(of_tile, tiling, tf.split(batch, len(groups)))

@@ -56,8 +56,8 @@ bridge/cubism and coffee/mosaic:
     enlarged and added; after 80                         103, 89   66, 54   43, 39
     the same with the P that was learnt there             99, 98   66, 55   47, 43
 
-An evaluation at half the size takes about a quarter of the time, 80 of them as much as 20, so at most a
-fifth is gained.  With the default objective it is a loss: bridge/cubism at 512 pixels had its loss of 200
+An evaluation at 256 pixels takes 0.27 of the time of one at 512, so that 80 of them cost as much as 22, and
+at most a fifth would be gained there.  With the default objective it is a loss: bridge/cubism at 512 pixels had its loss of 200
 evaluations after 186 more and 80 at half the size, in 1.23 of the time.
 
 What helped an evaluation on CPUs: Winograd's convolution from 64 x 128 channels on (of a deep network
@@ -69,9 +69,9 @@ blocks, which halves its product alone, but not beside the convolutions; weights
 graph, once convolutions were Winograd's (and 0.9 GiB more at the peak); a larger threshold for malloc's
 mmap (0 to 8 %); backward convolutions as forward ones of the turned kernel, whose reordering oneDNN
 keeps (3 to 5 %); on a processor with AVX-512, Winograd's by 2, 4, 8 or 16 strips without a loop (0.9 to 1.2
-of the time with 64 to 256 channels, 1.04 to 2.3 with 512), and its 36 products one by one (0.9 to 1.3).
-There products take half of a convolution's time (258 to 365 GFLOP/s; the direct one 400 to 460), windows
-and transforms the rest; page faults and the allocator have no part in it (huge pages, or TensorFlow's own
+of the time with 64 to 256 channels, 1.0 to 2.3 with 512), and its 36 products one by one (0.9 to 1.3).
+There products take 0.4 to 0.8 of a convolution's time, the more the more channels (229 to 365 GFLOP/s; the
+direct one 400 to 460), windows and transforms the rest; page faults and the allocator have no part in it (huge pages, or TensorFlow's own
 allocator: nothing).  With the kernel transposed the products take 0.75 to 0.98 of their time, but then those
 of the gradient lose that.
 

@@ -78,9 +78,9 @@ def _without(*modules: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection while TensorFlow is imported, nor of what is imported later on.
+    """No garbage collection while TensorFlow is imported, nor afterwards of what that made.
 
-    It would look through hundreds of thousands of objects again and again, of which all stay: a
+    It would look again and again through hundreds of thousands of objects, all of which stay: a
     quarter of the time of the import.
     """
     if "keras" in sys.modules or not gc.isenabled():
