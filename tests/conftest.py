@@ -17,9 +17,7 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: the collector need not look through TensorFlow again and again."""
-    gc.collect()
-    gc.freeze()
-    # Nor so often through graphs, which are cycles of a hundred thousand objects.
-    gc.set_threshold(10_000, 20, 50)
-    gc.enable()
+    """After the last import."""
+    from processes import settle
+
+    settle()

@@ -1,16 +1,13 @@
 """Runs in processes of their own: of the command, that die, lack disk space or get signals; of code.
 
-One server imports TensorFlow once and forks for each run: a second instead of five.  What AutoGraph
-converted in a run that ended the server converts too, once, so that later runs need not.  Run as a
+One server imports TensorFlow once and forks for each run: a second instead of five.  Run as a
 script this file is the server: one JSON line in for each run, one out.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
-import gc
 import importlib
 import io
 import json
@@ -22,12 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
-from collections.abc import Iterator
 from pathlib import Path
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 DEADLINE = 120
+# Of the built-in sample, as many as most runs read.
+IMAGES = 16
 
 
 def forked(
@@ -100,68 +97,27 @@ def _end(server: subprocess.Popen[str], folder: str) -> None:
 def _serve() -> None:
     import matplotlib.figure
     from PIL import Image
+    from processes import settle
 
     from style.cli import run_stylize, run_training  # noqa: F401
     from style.cli import run_transfer as style_job  # noqa: F401
     from vgg_normalize.cli import pipeline  # noqa: F401
+    from vgg_normalize.data import synthetic
 
-    # What is imported and looked for only when a first picture is drawn or read.
+    # What is imported, looked for or made only when a first picture is drawn or read.
     matplotlib.figure.Figure().savefig(io.BytesIO())
     Image.init()
-    gc.collect()
-    gc.freeze()
-    converted = Path(tempfile.gettempdir()) / "converted.json"
+    for i in range(IMAGES):
+        synthetic.encoded(i)
+    settle()
     for line in sys.stdin:
         # A pipe: a file would be subject to the limit on files.
         reader, writer = os.pipe()
-        code = _fork(json.loads(line) | {"converted": str(converted)}, writer)
+        code = _fork(json.loads(line), writer)
         os.close(writer)
         with open(reader) as stderr:
             answer = json.dumps([code, stderr.read()])
-        if converted.exists():
-            _convert(json.loads(converted.read_text()))
-            converted.unlink()
         print(answer, flush=True)
-
-
-def _conversions() -> list[list]:
-    """Which functions AutoGraph has converted here: file, line, and whether a `tf.function` began it."""
-    from tensorflow.python.autograph.impl import api
-
-    return [
-        [code.co_filename, code.co_firstlineno, options.user_requested]
-        for code, by_options in api._TRANSPILER._cache._cache.items()
-        for options in by_options
-    ]
-
-
-def _convert(found: list[list]) -> None:
-    """Convert the same functions, which needs neither their variables nor TensorFlow's runtime."""
-    from tensorflow.python.autograph.core import converter
-    from tensorflow.python.autograph.impl import api
-
-    wanted = {tuple(one) for one in found} - {tuple(one) for one in _conversions()}
-    files = {file for file, _, _ in wanted}
-    gc.unfreeze()  # or they would not be among the objects
-    for function in [one for one in gc.get_objects() if isinstance(one, types.FunctionType)]:
-        if function.__code__.co_filename not in files:
-            continue
-        for code in _within(function.__code__):
-            for asked in (False, True):
-                if (code.co_filename, code.co_firstlineno, asked) in wanted:
-                    cells = tuple(types.CellType(None) for _ in code.co_freevars)
-                    empty = types.FunctionType(code, function.__globals__, closure=cells)
-                    options = converter.ConversionOptions(True, asked, optional_features=None)
-                    api._TRANSPILER.transform(empty, converter.ProgramContext(options))
-    gc.freeze()
-
-
-def _within(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code of a function and of all functions that are defined in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _within(constant)
 
 
 def _fork(job: dict, stderr: int) -> int:
@@ -216,8 +172,6 @@ def _run(job: dict) -> None:
 
         traceback.print_exc()
     finally:
-        with contextlib.suppress(Exception):  # it saves time, no more
-            Path(job["converted"]).write_text(json.dumps(_conversions()))
         sys.stderr.flush()
         os._exit(code)
 

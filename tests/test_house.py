@@ -218,6 +218,20 @@ def test_no_configuration_and_no_seeding_at_import(path):
 
 
 @by_name
+def test_no_graph_is_rewritten_by_autograph(path):
+    """None has Python's branches or loops over tensors, and rewriting takes half a second a run."""
+    nodes = list(ast.walk(tree(path)))
+    named = [n for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) == "tf.function"]
+    calls = [n for n in nodes if isinstance(n, ast.Call) and n.func in named]
+    plain = [n for n in calls if ("autograph", "False") in _keywords(n)]
+    assert len(plain) == len(named)
+
+
+def _keywords(call: ast.Call) -> list[tuple[str | None, str]]:
+    return [(keyword.arg, ast.unparse(keyword.value)) for keyword in call.keywords]
+
+
+@by_name
 def test_everything_public_has_a_docstring(path):
     assert ast.get_docstring(tree(path)) or path.stat().st_size == 0, "module"
     due: list[tuple[ast.AST, bool]] = [(node, True) for node in tree(path).body]

@@ -212,7 +212,7 @@ def channel_means(
     network = chain.features(model, layers)
     loading.require_finite_model(model)
     channels = channels_of(network)
-    step = tf.function(summing_step(network), reduce_retracing=True)
+    step = tf.function(summing_step(network), reduce_retracing=True, autograph=False)
     sums, done = Sums.zeros(channels), 0
     for batch in batches:
         images = as_images(batch, model, f"the batch from image {done}")

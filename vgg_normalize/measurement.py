@@ -158,7 +158,7 @@ class _Run:
         on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         forward = channel_sums.summing_step(network, tf.float32 if on_tpu else tf.float64)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def step(batch: Any) -> Any:
             index, image = batch
             return index, *strategy.run(forward, (image,))

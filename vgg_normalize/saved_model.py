@@ -66,7 +66,7 @@ def _signatures(
     image = tf.TensorSpec([None, *chain.image_shape(model)], tf.float32, name="image")
 
     def on_images(function: Function) -> Any:
-        return tf.function(function, input_signature=[image])
+        return tf.function(function, input_signature=[image], autograph=False)
 
     all_features = _features_on(variables, model, names)
     signatures = {"serving_default": on_images(all_features)}
@@ -83,7 +83,9 @@ def _signatures(
     if resize != "none" and {height, width} <= {None, size} and channels == 3:
         encoded = tf.TensorSpec([None], tf.string, name="bytes")
         from_bytes = _decoding(all_features, resize, size)
-        signatures["image_bytes"] = tf.function(from_bytes, input_signature=[encoded])
+        signatures["image_bytes"] = tf.function(
+            from_bytes, input_signature=[encoded], autograph=False
+        )
     return signatures
 
 

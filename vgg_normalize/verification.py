@@ -170,7 +170,7 @@ def _comparing_step(
 ) -> Callable[[tf.Tensor], _Batch]:
     """A graph that compares the networks on images [B, H, W, 3]."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def compare(image: tf.Tensor) -> _Batch:
         # In float32 whatever the policy of the networks.
         features = [function(image) for function in (original, normalized)]

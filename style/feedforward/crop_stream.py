@@ -66,20 +66,26 @@ class CropStream:
         A stream goes on behind the last position of a batch.
         """
 
+        @tf.autograph.experimental.do_not_convert
         def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             usable, encoded = tf.numpy_function(
                 self._load, [position], (tf.bool, tf.string), stateful=True
             )
             return position, tf.ensure_shape(usable, []), tf.ensure_shape(encoded, [])
 
+        @tf.autograph.experimental.do_not_convert
+        def is_usable(position: tf.Tensor, usable: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+            return usable
+
         options = tf.data.Options()
         options.autotune.enabled = False
         positions = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
         loaded = positions.map(load, num_parallel_calls=CORES, deterministic=True)
-        usable = loaded.filter(lambda position, usable, encoded: usable)
+        usable = loaded.filter(is_usable)
         crops = usable.map(self._crop, num_parallel_calls=CORES, deterministic=True)
         return crops.batch(batch_size, drop_remainder=True).prefetch(2).with_options(options)
 
+    @tf.autograph.experimental.do_not_convert
     def _crop(
         self, position: tf.Tensor, usable: tf.Tensor, encoded: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -124,7 +124,7 @@ def _write_litert(module: Any, size: int | None, path: Path) -> None:
     function = module.signatures["serving_default"]
     specs = _specs(function, 1, size)
 
-    @tf.function(input_signature=list(specs.values()))
+    @tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: tf.Tensor) -> Any:
         return function(**dict(zip(specs, inputs, strict=True)))
 

@@ -67,9 +67,10 @@ def save(
         "halo": decoder_halo(network, model),
         "settings": dict(settings),
     }
-    saved = tf.train.Checkpoint()
-    saved.transform, saved.code = network.transform, network.code or tf.Module()
-    signatures = make_signatures(network, model, saved)
+    # The weights alone: of a Keras model TensorFlow would trace and store a call of its own, too.
+    models = [network.transform, *([] if network.code is None else [network.code])]
+    saved = tf.train.Checkpoint(weights=[w.value for each in models for w in each.weights])
+    signatures = make_signatures(network, model)
     try:
         with tempfile.TemporaryDirectory() as temporary:
             asset = Path(temporary) / ASSET

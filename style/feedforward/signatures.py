@@ -24,14 +24,13 @@ from vgg_normalize.networks import chain
 
 
 def make_signatures(
-    network: Network, model: keras.Model, saved: Any
+    network: Network, model: keras.Model
 ) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The signatures by name.
 
     Args:
         network: The trained network.
         model: The VGG that it was built with.
-        saved: The object that is saved; it is given what AdaIN's signatures use.
     """
     width = int(network.transform.input["code"].shape[-1])
     image = tf.TensorSpec([None, None, None, 3], tf.float32)
@@ -58,8 +57,8 @@ def make_signatures(
     )
     signatures["code"] = encode
     if network.target_layer is not None:
-        saved.encoder = chain.features(model, [network.target_layer])
-        signatures |= _tile_signatures(network, saved.encoder, image, width // 2)
+        encoder = chain.features(model, [network.target_layer])
+        signatures |= _tile_signatures(network, encoder, image, width // 2)
     return signatures
 
 

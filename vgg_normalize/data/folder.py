@@ -56,12 +56,14 @@ def open_folder(
         i for i, status in enumerate(statuses) if status and not stat.S_ISREG(status.st_mode)
     }
 
+    @tf.autograph.experimental.do_not_convert
+    def read_file(index: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, tf.io.read_file(path)
+
     def encoded(indices: np.ndarray) -> tf.data.Dataset:
         readable = [b"" if i in irregular else os.fsencode(paths[i]) for i in indices]
         pairs = tf.data.Dataset.from_tensor_slices((indices, tf.constant(readable, tf.string)))
-        return pairs.map(
-            lambda index, path: (index, tf.io.read_file(path)), num_parallel_calls=CORES
-        )
+        return pairs.map(read_file, num_parallel_calls=CORES)
 
     def read(index: int) -> tuple[str, bytes]:
         with naming_errors(names[index]):

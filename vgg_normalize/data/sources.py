@@ -95,6 +95,7 @@ def batches(
     if resize != "none":
         min_side = 1
 
+    @tf.autograph.experimental.do_not_convert
     def decode_image(index: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         good = tf.numpy_function(
             lambda data: not decode.find_defect(data, min_side), [encoded], tf.bool
@@ -103,6 +104,7 @@ def batches(
             encoded = tf.identity(encoded)
         return index, decode.decode(encoded)
 
+    @tf.autograph.experimental.do_not_convert
     def resize_image(index: tf.Tensor, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return index, decode.resize(pixels, resize, image_size)
 
