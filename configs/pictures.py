@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
-from style.images.made_styles import hatching, mosaic, strokes
+from style.images.synthetic_styles import hatching, mosaic, strokes
 from vgg_normalize.data import synthetic
 
 

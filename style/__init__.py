@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from style.images.files import load_image as load_image
     from style.images.files import save_image as save_image
     from style.synthesis.descent import Status as Status
+    from style.synthesis.options import Options as Options
     from style.synthesis.picture_terms import Style as Style
     from style.synthesis.tasks import Result as Result
     from style.synthesis.tasks import invert as invert
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from style.synthesis.tasks import transfer as transfer
 
 _HOME = {
+    "Options": "synthesis.options",
     "Result": "synthesis.tasks",
     "Status": "synthesis.descent",
     "Style": "synthesis.picture_terms",

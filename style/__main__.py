@@ -113,7 +113,7 @@ def _several(values: dict[str, Any]) -> str:
     asked = [kind for kind, given in kinds.items() if given]
     if len(asked) > 1:
         raise UsageError(
-            f"Expected one kind of several pictures. Received: {' and '.join(asked)}. Leave out one."
+            f"Expected only one of {', '.join(kinds)}. Received: {' and '.join(asked)}. Leave out one."
         )
     if not asked or asked == ["--sweep"]:
         return "".join(asked)
@@ -141,7 +141,7 @@ def _require_places(settings: Settings) -> None:
     for path in (settings.log, settings.animation, pairs):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise OutputError(
-                f"Expected a folder for {path}. Received: none there. Create it first."
+                f"Expected the folder of {path} to exist. Received: none there. Create it first."
             )
     if settings.animation is not None:
         _require_animation(settings.animation)

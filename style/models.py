@@ -1,4 +1,4 @@
-"""The network that --model names: the trained VGG19, a saved network, or a file of weights."""
+"""The network that `model` names: the trained VGG19, a saved network, or a file of weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ORIGINAL = "vgg19_original"
 SMALLEST_PROBE = 16
 # Advice about flags that only vgg_normalize has, and what to say for --model.
 _ADVICE = (
-    (r" Check --architecture[^.]*\.$", " Give the weights of a VGG19 or a VGG16."),
-    ("--weights=PATH", "--model=PATH"),
+    (r" Check `architecture`[^.]*\.$", " Give the weights of a VGG19 or a VGG16."),
+    ("`weights=PATH`", "`model=PATH`"),
     (" and use imagenet_8bit", ""),
 )
 
@@ -52,7 +52,7 @@ def load(name: str, log: Callable[[str], None] = lambda line: None) -> keras.Mod
     else:
         raise NetworkError(
             f"Expected {NORMALIZED}, {ORIGINAL}, a directory that vgg_normalize saved, or a file of "
-            f"weights as --model. Received: {name!r}, which does not exist. Check the path."
+            f"weights as `model`. Received: {name!r}, which does not exist. Check the path."
         )
     loading.require_finite_model(model)
     _require_response(model, name)
@@ -65,7 +65,7 @@ def _from_file(path: str) -> keras.Model:
     if Path(path).suffix not in suffixes:
         raise NetworkError(
             f"Expected {NORMALIZED}, {ORIGINAL}, a directory that vgg_normalize saved, or a file of "
-            f"weights ({', '.join(suffixes)}) as --model. Received: {path!r}, which is named like "
+            f"weights ({', '.join(suffixes)}) as `model`. Received: {path!r}, which is named like "
             "none of them. Check the path."
         )
     with _advice_for_model_flag():
@@ -74,7 +74,7 @@ def _from_file(path: str) -> keras.Model:
 
 @contextlib.contextmanager
 def _advice_for_model_flag() -> Iterator[None]:
-    """Errors in here that advise flags of `vgg_normalize` advise --model instead."""
+    """Errors in here that advise flags of `vgg_normalize` advise `model` instead."""
     try:
         yield
     except NetworkError as error:
@@ -89,7 +89,7 @@ def _require_response(model: keras.Model, name: str) -> None:
 
     Args:
         model: A chain of layers.
-        name: What was given as --model.
+        name: What was given as `model`.
 
     Raises:
         NetworkError: They do not, in any layer.

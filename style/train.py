@@ -48,7 +48,11 @@ def define_flags(values: flags.FlagValues) -> None:
         "vgg_normalize saved, or a weights file.",
     )
     add(string, "content", "Content pictures: a folder, a .tar, or tfds:NAME/SPLIT.")
-    add(string, "style", "Folder or .tar of style pictures; with cin, each one becomes a style.")
+    add(
+        string,
+        "style",
+        "Style pictures: a folder, a .tar, or tfds:NAME/SPLIT; with cin, each one becomes a style.",
+    )
     add(string, "output", "Directory to save the network in.")
     _define_network_flags(add)
     _define_run_flags(add)
@@ -196,8 +200,8 @@ def _define_loss_flags(add: Add) -> None:
     add(
         number,
         "strength",
-        "How much style, between 0 and 1, in place of --style_weight: the weight is worked out from "
-        f"the first pictures, as for single ones {_by_recipe('strength')}.",
+        "Strength of the style, above 0 and below 1, in place of --style_weight, which is computed from the "
+        f"first pictures {_by_recipe('strength')}.",
     )
     add(
         number,
@@ -208,7 +212,7 @@ def _define_loss_flags(add: Add) -> None:
     add(
         flags.DEFINE_bool,
         "balance",
-        "Divide each picture's style loss by what it is at its content, so that all styles count alike.",
+        "Divide each style loss by its value at the unstylised content, so that all styles count alike.",
     )
     add(number, "tv_weight", "Weight of the total variation loss.", lower_bound=0.0)
 

@@ -188,7 +188,7 @@ def require_finite(
         layer = list(channels)[int(np.searchsorted(ends, channel, side="right"))]
         raise NetworkError(
             f"Expected finite activations. Received: NaN or infinity in {layer} at "
-            f"{names[image]()}. Check the weights and --preprocessing."
+            f"{names[image]()}. Check the weights and `preprocessing`."
         )
 
 

@@ -13,7 +13,7 @@ class Error(ValueError):
 
 
 class UsageError(Error):
-    """A flag, or the environment of the process, is off."""
+    """A flag, an option or the environment of the process is invalid."""
 
     exit_code = 1
 
@@ -31,7 +31,7 @@ class NetworkError(Error):
 
 
 class OutputError(Error):
-    """The output cannot be written, or stands already."""
+    """The output cannot be written, or exists already."""
 
     exit_code = 4
 

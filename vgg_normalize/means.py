@@ -111,5 +111,5 @@ class Means:
         except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
             raise NetworkError(
                 f"Expected a means.npz. Received: {path}, which cannot be read "
-                f"({' '.join(str(error).split())[:200]}). Measure again, or check --means."
+                f"({' '.join(str(error).split())[:200]}). Measure again, or check `means`."
             ) from error

@@ -60,7 +60,7 @@ def worst_error(sums: Sums, channels: Mapping[str, int]) -> float:
 def measure(
     model: keras.Model,
     source: sources.Source,
-    reading: InputOptions,
+    input_options: InputOptions,
     *,
     state: State | None = None,
     strategy: tf.distribute.Strategy | None = None,
@@ -73,7 +73,7 @@ def measure(
     Args:
         model: A chain of layers.
         source: The images.
-        reading: How they are read.
+        input_options: How they are read.
         state: State to go on from; default: the beginning.
         strategy: A tf.distribute strategy; default: one device.
         max_skipped: Number of unreadable images above which ImagesError is raised.
@@ -91,9 +91,9 @@ def measure(
     state = initial_state(channels, workers.count) if state is None else state
     yield state
     share = np.arange(state.positions[workers.index], source.total, workers.count)
-    run = _Run(workers, source, reading, channels, share, max_skipped)
+    run = _Run(workers, source, input_options, channels, share, max_skipped)
     batches, step = run.dataset(distributed), run.step(network)
-    with naming_lost_workers("--resume"):
+    with naming_lost_workers("`resume`"):
         state = yield from run.rounds(state, batches, step)
     if not state.sums.images:
         raise ImagesError(
@@ -130,7 +130,7 @@ class _Run:
     Attributes:
         workers: All workers.
         source: The images.
-        reading: How they are read.
+        input_options: How they are read.
         channels: Layer name to number of channels.
         share: Indices of the images that this worker has to read, ascending.
         max_skipped: Number of unreadable images above which ImagesError is raised.
@@ -138,7 +138,7 @@ class _Run:
 
     workers: Workers
     source: sources.Source
-    reading: InputOptions
+    input_options: InputOptions
     channels: Mapping[str, int]
     share: np.ndarray
     max_skipped: int
@@ -147,7 +147,7 @@ class _Run:
         """Batches of indices and images of this worker's share."""
 
         def read(context: Any = None) -> tf.data.Dataset:
-            return sources.batches(self.source, self.share, **self.reading._asdict())
+            return sources.batches(self.source, self.share, **self.input_options._asdict())
 
         strategy = self.workers.strategy
         return strategy.distribute_datasets_from_function(read) if distributed else read()
@@ -238,11 +238,11 @@ class _Run:
         """Raises ImagesError if more images were skipped than allowed."""
         if len(state.skipped) <= self.max_skipped:
             return
-        last = sources.skip_reason(self.source, state.skipped[-1], self.reading.min_side)
+        last = sources.skip_reason(self.source, state.skipped[-1], self.input_options.min_side)
         raise ImagesError(
             f"Expected at most {self.max_skipped} unreadable images. Received: "
             f"{len(state.skipped)}, the last {last['path']!r}: {last['reason']}. Mend it, or allow "
-            "more with --max_skipped."
+            "more with `max_skipped`."
         )
 
 

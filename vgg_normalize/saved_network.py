@@ -118,7 +118,7 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
     reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
     return OutputError(
         f"Expected to write {path}. Received: {' '.join(str(reason).split())[:200]}. "
-        "Make room or choose another --output."
+        "Make room or choose another `output`."
     )
 
 

@@ -41,7 +41,7 @@ def imagenet_means(architecture: str = "vgg19") -> Means:
     if architecture != "vgg19":
         raise NetworkError(
             f"Expected vgg19, whose means come with this package. Received: {architecture!r}. "
-            "Measure them: vgg_normalize.channel_means, or the command without --means."
+            "Measure them: vgg_normalize.channel_means, or the command without `means`."
         )
     with resources.as_file(_resource("npz")) as path:
         means = Means.load(path)
@@ -91,7 +91,7 @@ def require_of_network(means: Means, model: keras.Model, source: str) -> Means:
         others = f" and {more} more layer{'s' if more > 1 else ''}" if more else ""
         raise NetworkError(
             f"Expected means of these weights. Received: {source}, measured on weights with other "
-            f"biases in {differing[0]}{others}. Measure anew: leave out --means."
+            f"biases in {differing[0]}{others}. Measure anew: leave out `means`."
         )
     # The first ones, not those of the same names: VGG19 has all layer names of VGG16, and more
     # between them.

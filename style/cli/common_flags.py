@@ -59,7 +59,7 @@ def define_checkpoint_flags(add: Add) -> None:
         "Steps between two checkpoints.",
         lower_bound=1,
     )
-    add(flags.DEFINE_bool, "resume", "Go on from the last checkpoint in --checkpoint.")
+    add(flags.DEFINE_bool, "resume", "Resume from the last checkpoint in --checkpoint.")
 
 
 def define_folder_flags(add: Add) -> None:
@@ -67,7 +67,7 @@ def define_folder_flags(add: Add) -> None:
     add(
         flags.DEFINE_bool,
         "overwrite",
-        "Make again what is in a folder of outputs already; by default it is left as it is.",
+        "Make pictures again that already exist in the output folder; by default they are kept.",
     )
     add(
         flags.DEFINE_integer,

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from style.images import reading, writing
 from vgg_normalize.errors import Error, ImagesError, OutputError, UsageError
+from vgg_normalize.runtime.command import as_flags
 from vgg_normalize.runtime.progress import InterruptHandler, Progress, one_line, say
 from vgg_normalize.runtime.staging import guard_writes
 
@@ -54,7 +55,7 @@ class Work(NamedTuple):
     existing: int
 
 
-def of_folder(settings: FolderSettings, read: Mapping[str, Sequence[str]]) -> Work:
+def plan_folder(settings: FolderSettings, read: Mapping[str, Sequence[str]]) -> Work:
     """Plan the work on a folder of contents, in the order of names.
 
     Args:
@@ -215,7 +216,7 @@ def _require_few(skipped: int, count: int, most: int, existing: int) -> None:
         )
     if skipped and skipped == count and not existing:
         raise ImagesError(
-            f"Expected contents that can be made. Received: none of the {count}. {again}."
+            f"Expected at least one content that can be stylised. Received: none of {count}. {again}."
         )
 
 
@@ -226,7 +227,7 @@ def _try(make: Callable[[Path, Path], None], source: Path, target: Path) -> str:
     except OutputError:
         raise
     except Error as error:
-        return one_line(error)
+        return as_flags(one_line(error))
     except (MemoryError, tf.errors.ResourceExhaustedError):
         return NO_MEMORY
     return ""

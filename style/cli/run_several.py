@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from style.cli import folder_outputs
+from style.cli.picture_run import PictureRun
 from style.cli.read_inputs import read_inputs
 from style.cli.settings import Settings
-from style.cli.transfer_run import TransferRun
 from style.images import writing
 from style.synthesis.cache import Cache
 from vgg_normalize.runtime.paths import require_distinct
@@ -30,10 +30,10 @@ def run_folder(settings: Settings, model: keras.Model, stop: InterruptHandler) -
         stop: Signals.
 
     Raises:
-        Error: As `folder_outputs.of_folder` and `make_all`.
+        Error: As `folder_outputs.plan_folder` and `make_all`.
         Interrupted: A signal came; finished pictures stay.
     """
-    work, cache = folder_outputs.of_folder(settings, _read(settings)), Cache()
+    work, cache = folder_outputs.plan_folder(settings, _read(settings)), Cache()
 
     def make(source: Path, target: Path) -> None:
         of_picture = dataclasses.replace(settings, content=str(source), output=str(target))
@@ -51,7 +51,7 @@ def run_interpolation(settings: Settings, model: keras.Model, stop: InterruptHan
         stop: Signals.
 
     Raises:
-        Error: As `TransferRun`.
+        Error: As `PictureRun`.
         Interrupted: A signal came; finished pictures stay.
     """
     cache, output = Cache(), Path(settings.output)
@@ -89,7 +89,7 @@ def _make(settings: Settings, model: keras.Model, stop: InterruptHandler, cache:
     """Make one picture and write it when it is finished, so that none is ever half made."""
     inputs, profile = read_inputs(settings)
     writing.require_fits(settings.output, *inputs.shape, bits=settings.bits)
-    run = TransferRun(settings, model, inputs, stop, profile=profile, cache=cache)
+    run = PictureRun(settings, model, inputs, stop, profile=profile, cache=cache)
     pixels, outcome = run.make()
     pixels = np.clip(pixels, 0, 1)
     writing.save(settings.output, pixels, profile=profile, bits=settings.bits)

@@ -37,7 +37,7 @@ def run(settings: ApplySettings, stop: InterruptHandler) -> None:
     }
     require_distinct(inputs, {"output": settings.output})
     read = {"style": settings.style, "content_mask": settings.content_mask}
-    work = folder_outputs.of_folder(settings, read) if os.path.isdir(settings.content) else None
+    work = folder_outputs.plan_folder(settings, read) if os.path.isdir(settings.content) else None
     if work is None:
         writing.require_writable_bits(settings.output, settings.bits)
     tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -12,15 +12,15 @@ import tensorflow as tf
 from style import models
 from style.cli import run_several, sweep
 from style.cli.log import Log
+from style.cli.picture_run import PictureRun
 from style.cli.read_inputs import read_inputs
 from style.cli.settings import Settings
 from style.cli.sweep import Variant
 from style.cli.transfer_checkpoint import require_free
-from style.cli.transfer_run import TransferRun
 from style.images import writing
 from style.synthesis.cache import Cache
 from style.synthesis.defaults import require_one_each, resolve
-from vgg_normalize.errors import OutputError, UsageError
+from vgg_normalize.errors import UsageError
 from vgg_normalize.networks import borders
 from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, say
 
@@ -40,11 +40,6 @@ def run(settings: Settings, stop: InterruptHandler, variants: Sequence[Variant] 
     several = settings.content is not None and Path(settings.content).is_dir()
     if not several:
         writing.require_writable_bits(settings.output, settings.bits)
-    for extra in (settings.log, settings.animation):
-        if extra is not None and not Path(extra).absolute().parent.is_dir():
-            raise OutputError(
-                f"Expected a folder for {extra}. Received: none there. Create it first."
-            )
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if variants:
         _run_variants(settings, variants, stop)
@@ -62,7 +57,7 @@ def run(settings: Settings, stop: InterruptHandler, variants: Sequence[Variant] 
     if settings.log is not None and not settings.resume:
         Log.open(settings.log, "wb").close()
     if settings.task != "inversion":
-        TransferRun(settings, model, inputs, stop, profile=profile).finish(settings.output)
+        PictureRun(settings, model, inputs, stop, profile=profile).finish(settings.output)
         return
     layers = settings.content_layers
     for layer in layers:
@@ -72,7 +67,7 @@ def run(settings: Settings, stop: InterruptHandler, variants: Sequence[Variant] 
             content_layers=(layer,),
             animation=settings.animation and _labelled(settings.animation, label),
         )
-        layer_run = TransferRun(of_layer, model, inputs, stop, label=label, profile=profile)
+        layer_run = PictureRun(of_layer, model, inputs, stop, label=label, profile=profile)
         layer_run.finish(_labelled(settings.output, label))
 
 
@@ -81,7 +76,7 @@ def _say_padding(settings: Settings, model: keras.Model) -> None:
     if settings.padding != made_for:
         say(
             f"the network was made for {made_for} padding and is used with {settings.padding}: its "
-            "means near the border are others"
+            "channel means near the border may differ from one"
         )
 
 
@@ -121,7 +116,7 @@ def _run_variants(settings: Settings, variants: Sequence[Variant], stop: Interru
         name = variant.settings.model
         resolved = resolve_settings(variant.settings, networks[name])
         inputs, _ = read_inputs(resolved)
-        runs.append(TransferRun(resolved, networks[name], inputs, stop, cache=caches[name]))
+        runs.append(PictureRun(resolved, networks[name], inputs, stop, cache=caches[name]))
     cells: list[sweep.Cell] = []
     for variant, variant_run in zip(variants, runs, strict=True):
         say(f"{len(cells) + 1} of {len(variants)}: {variant.label}")

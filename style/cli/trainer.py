@@ -240,7 +240,8 @@ class Trainer:
             training_report.write(folder, self, ())
         raise NumericalError(
             f"Expected a finite loss. Received: NaN or infinity at step {self.done}. The last good "
-            f"network is in {folder}; lower --learning_rate or the weights."
+            f"network is in {folder}. Lower --learning_rate and use --resume, or train anew with lower "
+            "weights."
         )
 
     def save_checkpoint(self, *, finished: bool = False) -> None:

@@ -30,7 +30,7 @@ def may_hold(folder: str, step: int) -> bool:
     """Whether the last checkpoint, or the one before, says that it is of this step."""
     path = Path(folder) / FILE
     steps = [checkpoint.peek(p, "step") for p in (path, path.with_suffix(".previous"))]
-    return any(np.array_equal(found, step) for found in steps if found is not None)
+    return any(np.array_equal(other, step) for other in steps if other is not None)
 
 
 class TrainingCheckpoint:

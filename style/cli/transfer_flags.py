@@ -40,12 +40,12 @@ def define_picture_flags(add: Add) -> None:
     add(
         flags.DEFINE_integer,
         "interpolate",
-        "Number of pictures to make on the way from the first style to the last; their numbers are "
-        "added to --output. 0 for one picture.",
+        "Number of pictures interpolated from the first style to the last, written to OUTPUT_1.png and "
+        "so on; 0 for one picture.",
         lower_bound=0,
         upper_bound=10_000,
     )
-    add(flags.DEFINE_string, "output", "Path of the picture to write: .png, .jpg or .tif.")
+    add(flags.DEFINE_string, "output", "Path of the picture, .png, .jpg or .tif, or of a folder.")
     add(
         flags.DEFINE_list,
         "style_mask",
@@ -78,8 +78,8 @@ def define_start_flags(add: Add) -> None:
     add(
         flags.DEFINE_bool,
         "wrap",
-        "Make a picture without seams, which goes on at its opposite side: --padding=wrap. Its sides "
-        "must be multiples of the deepest layer's stride, 16 by default.",
+        "Make a picture that tiles without seams (implies --padding=wrap). Its sides must be multiples of "
+        "the deepest layer's stride, 16 by default.",
     )
     add(
         flags.DEFINE_enum,
@@ -101,15 +101,15 @@ def define_layer_flags(add: Add) -> None:
     add(
         flags.DEFINE_list,
         "content_layers",
-        "LAYER:WEIGHT,...: layers at which the content is compared; a weight left out is 1. By "
-        "default block4_conv2, for neighbors blockK_conv1 for K = 1 to 4, or the deepest layer of a "
-        "network that has none of them.",
+        "LAYER:WEIGHT,...: layers at which the content is compared; omitted weights are 1. By default "
+        "block4_conv2, with --content_loss=neighbors block1_conv1 to block4_conv1, or the deepest layer "
+        "of a network that has none of these.",
     )
     add(
         flags.DEFINE_list,
         "style_layers",
-        "LAYER:WEIGHT,...: layers at which the style is compared; a weight left out is 1, and "
-        "WEIGHT/WEIGHT is one for each loss of a sum. By default blockK_conv1 for K = 1 to 5, as far "
+        "LAYER:WEIGHT,...: layers at which the style is compared; omitted weights are 1, and "
+        "WEIGHT/WEIGHT gives one to each loss of a sum. By default block1_conv1 to block5_conv1, as far "
         "as the network has them.",
     )
 
@@ -120,9 +120,9 @@ def define_objective_flags(add: Add) -> None:
         flags.DEFINE_enum,
         "content_loss",
         list(CHOICES["content_loss"]),
-        "What the content is compared with: its own features, or neighbors, the features of the style "
-        "that are nearest to them; then --strength leads from its own to these, and there is no style "
-        "loss unless --style_weight is given.",
+        "What the content is compared with: features, its own, or neighbors, the features of the style "
+        "that are nearest to them. With neighbors --strength moves from the content's own features to "
+        "the style's, and there is no style loss unless --style_weight is given.",
     )
     add(flags.DEFINE_float, "content_weight", "Factor of the content loss.", lower_bound=0.0)
     add(
@@ -171,7 +171,7 @@ def define_regularization_flags(add: Add) -> None:
 
 def define_optimizer_flags(add: Add) -> None:
     """How the objective is minimised."""
-    add(flags.DEFINE_enum, "optimizer", ["lbfgs", "adam"], "Optimizer of the pixels.")
+    add(flags.DEFINE_enum, "optimizer", ["lbfgs", "adam"], "Optimiser: L-BFGS or Adam.")
     add(
         flags.DEFINE_integer,
         "steps",
@@ -210,14 +210,14 @@ def define_scale_flags(add: Add) -> None:
     add(
         flags.DEFINE_list,
         "coarse_steps",
-        "Evaluations at the sizes before the last, from the coarsest; the last number serves those "
-        "beyond it too. As --steps by default.",
+        "Evaluations at the sizes before the last, from the coarsest; the last number is repeated for "
+        "any remaining sizes. By default --steps.",
     )
     add(
         flags.DEFINE_integer,
         "renew_every",
         "Evaluations after which the directions of sliced_wasserstein and the nearest neighbours are "
-        "chosen anew; 0 for at each size only. By default 0, or 50 for --content_loss=neighbors.",
+        "chosen again; 0 for once at each size. By default 0, or 50 for --content_loss=neighbors.",
         lower_bound=0,
     )
     add(
@@ -249,8 +249,9 @@ def define_run_flags(add: Add) -> None:
         flags.DEFINE_enum,
         "precision",
         list(CHOICES["precision"]),
-        "In which the network multiplies, with sums, losses and the optimizer in float32. bfloat16 takes "
-        "less time where the processor or GPU has it; the error of the gradient is printed.",
+        "Precision of the network's convolutions; sums, losses and the optimiser always use float32. "
+        "bfloat16 is faster where the processor or GPU supports it; the error of the gradient is "
+        "printed.",
     )
     add(
         flags.DEFINE_integer,

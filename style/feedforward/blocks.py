@@ -76,9 +76,9 @@ def mapping_network(size: int, random: Any) -> keras.Model:
 
 
 def logits(image: Any) -> Any:
-    """log(c / (1 - c)) of pictures in [0, 1], c being kept 1/50 off both ends."""
-    kept = keras.ops.clip(image, 0.02, 0.98)
-    return keras.ops.log(kept) - keras.ops.log(1.0 - kept)
+    """log(c / (1 - c)) of pictures in [0, 1], c being clipped 1/50 off both ends."""
+    clipped = keras.ops.clip(image, 0.02, 0.98)
+    return keras.ops.log(clipped) - keras.ops.log(1.0 - clipped)
 
 
 def residual_network(

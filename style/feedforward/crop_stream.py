@@ -137,7 +137,7 @@ class CropStream:
                 self.failure = self.failure or ImagesError(
                     f"Expected at most {self._max_skipped} unreadable pictures under "
                     f"{self.source.name!r}. Received: {complaint}. Mend or remove it, or allow more "
-                    "with --max_skipped."
+                    "with `max_skipped`."
                 )
                 raise self.failure
             self._report(f"left out {complaint}")
@@ -150,7 +150,7 @@ class CropStream:
     def _none(self, example: str) -> ImagesError:
         return ImagesError(
             f"Expected pictures of at least {self._size} x {self._size} under {self.source.name!r}. "
-            f"Received: none, for example {example}. Lower --size, or give larger pictures."
+            f"Received: none, for example {example}. Lower `size`, or give larger pictures."
         )
 
     def _name(self, index: int) -> str:
@@ -283,5 +283,5 @@ def zip_batches(
 def _changed(error: tf.errors.OpError) -> ImagesError:
     return ImagesError(
         "Expected pictures that stay as they are while they are used. Received: "
-        f"{_shorten(error.message)}. Restore them, and go on with --resume."
+        f"{_shorten(error.message)}. Restore them, and go on with `resume`."
     )

@@ -65,12 +65,12 @@ def export(directory: Path, form: str, size: int | None) -> Path:
     except OSError as error:
         raise OutputError(
             f"Expected to write {path}. Received: {error.strerror or error}. Make room or choose "
-            "another --output."
+            "another `output`."
         ) from error
     except Exception as error:  # the converters raise many kinds
         raise NetworkError(
             f"Expected a network that the format {form} can hold. Received: "
-            f"{' '.join(str(error).split())[:200]}. Leave {form} out of --formats."
+            f"{' '.join(str(error).split())[:200]}. Leave {form} out of `formats`."
         ) from error
     return path
 
@@ -167,12 +167,12 @@ def worst_difference(directory: Path, form: str, size: int | None) -> float:
         except Exception as error:  # the runtimes raise many kinds
             raise VerificationError(
                 f"Expected {path.name} to run. Received: {' '.join(str(error).split())[:200]}. Leave "
-                f"{form} out of --formats."
+                f"{form} out of `formats`."
             ) from error
         if image.shape != expected.shape:
             raise VerificationError(
                 f"Expected {path.name} to give an image {list(expected.shape)}. Received: "
-                f"{list(image.shape)}. Leave {form} out of --formats."
+                f"{list(image.shape)}. Leave {form} out of `formats`."
             )
         worst = max(worst, float(np.abs(image - expected).max()))
     return worst
@@ -236,7 +236,7 @@ def require_close(form: str, worst: float) -> None:
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"Expected {FILES[form]} to give the SavedModel's images within {TOLERANCE:g}. Received: "
-            f"a difference of {worst:.2g}. Leave {form} out of --formats, or install other versions "
+            f"a difference of {worst:.2g}. Leave {form} out of `formats`, or install other versions "
             "of its packages."
         )
 
@@ -255,6 +255,6 @@ def require_size(directory: Path, size: int) -> None:
     stride, least = int(description["stride"]), int(description["least_style"])
     if size % stride or size < least:
         raise UsageError(
-            f"Expected --export_size a multiple of {stride}, the stride of this network, of at least "
+            f"Expected `export_size` a multiple of {stride}, the stride of this network, of at least "
             f"{least}. Received: {size}. Correct it."
         )

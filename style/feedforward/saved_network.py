@@ -81,7 +81,7 @@ def save(
         shutil.rmtree(directory, ignore_errors=True)
         raise OutputError(
             f"Expected to write {directory}. Received: {' '.join(str(error).split())[:200]}. Make "
-            "room or choose another --output."
+            "room or choose another `output`."
         ) from error
 
 
@@ -115,7 +115,7 @@ class SavedNetwork:
         if not asset.is_file():
             raise NetworkError(
                 f"Expected a directory that style.train saved. Received: {directory!r}, which has "
-                f"no assets/{ASSET}. Check --network."
+                f"no assets/{ASSET}. Check `network`."
             )
         try:
             self.description = json.loads(asset.read_text())

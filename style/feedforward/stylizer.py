@@ -92,7 +92,7 @@ class Stylizer:
         """
         if not styles:
             known = ", ".join(self.known_styles)
-            raise UsageError(f"Expected --style. Received: none. Name {known or 'a picture'}.")
+            raise UsageError(f"Expected `style`. Received: none. Name {known or 'a picture'}.")
         blend = np.array(tuple(weights) or (1.0,) * styles, float)
         if len(blend) != styles:
             raise UsageError(
@@ -108,15 +108,15 @@ class Stylizer:
         method = self.network.method
         if tile and method != "adain":
             raise UsageError(
-                f"Expected --tile=0 of a network of the method {method}. Received: {tile}. Its "
-                "normalisations look at the whole picture at every layer: lower --size, or use an "
+                f"Expected `tile=0` of a network of the method {method}. Received: {tile}. Its "
+                "normalisations look at the whole picture at every layer: lower `size`, or use an "
                 "adain network."
             )
         if method == "cin" and (alpha != 1 or preserve_color == "match"):
             raise UsageError(
-                "Expected --alpha=1 and no --preserve_color=match of a network of the method cin. "
+                "Expected `alpha=1` and no `preserve_color=match` of a network of the method cin. "
                 f"Received: alpha={alpha}, preserve_color={preserve_color}. Its styles are fixed: "
-                "use --style_blend or --preserve_color=luminance."
+                "use `style_blend` or `preserve_color=luminance`."
             )
 
     def require_content_size(self, shape: tuple[int, ...]) -> None:
@@ -125,7 +125,7 @@ class Stylizer:
         if min(shape[:2]) < min_size:
             raise ImagesError(
                 f"Expected contents of at least {min_size} pixels. Received: {shape[0]} x {shape[1]}. "
-                "Raise --size."
+                "Raise `size`."
             )
 
     def encode(self, styles: Sequence[np.ndarray | str]) -> list[np.ndarray]:
@@ -154,7 +154,7 @@ class Stylizer:
         if min(shape[:2]) < min_size:
             raise ImagesError(
                 f"Expected styles of at least {min_size} pixels. Received: {what} at {shape[0]} x "
-                f"{shape[1]}. Raise --style_size."
+                f"{shape[1]}. Raise `style_size`."
             )
 
     def _style_indices(self, styles: Sequence[np.ndarray | str]) -> list[int]:

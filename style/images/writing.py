@@ -65,9 +65,9 @@ def require_writable_bits(path: str | os.PathLike[str], bits: int) -> Path:
     """
     path = require_writable(path)
     if bits not in (8, 16):
-        raise UsageError(f"Expected --bits of 8 or 16. Received: {bits}. Choose one.")
+        raise UsageError(f"Expected `bits` of 8 or 16. Received: {bits}. Choose one.")
     if bits == 16 and path.suffix.lower() != ".png":
-        raise UsageError(f"Expected a .png for 16 bits. Received: {str(path)!r}. Change --output.")
+        raise UsageError(f"Expected a .png for 16 bits. Received: {str(path)!r}. Change `output`.")
     return path
 
 
@@ -95,7 +95,7 @@ def require_fits(path: str | os.PathLike[str], height: int, width: int, *, bits:
         return
     raise OutputError(
         f"Expected {limit}, as a {suffix} can hold. Received: {height} x {width} for "
-        f"{str(path)!r}. Lower --size or choose another format."
+        f"{str(path)!r}. Lower `size` or choose another format."
     )
 
 

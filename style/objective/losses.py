@@ -203,7 +203,7 @@ def sliced_wasserstein() -> StyleLoss:
                 count, ordered.dtype
             )
             return tf.reduce_mean(tf.square(ordered - quantiles.quantiles_at(target, ranks)))
-        ordered, ranks, weights = quantiles.in_order(projections)
+        ordered, ranks, weights = quantiles.sort_with_ranks(projections)
         squares = tf.square(ordered - quantiles.quantiles_at(target, ranks))
         return tf.reduce_mean(tf.reduce_sum(weights * squares, axis=1))
 

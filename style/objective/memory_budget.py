@@ -157,15 +157,15 @@ def require_memory(
     smaller = [side for side in TILES if not tile or side < tile]
     proposals = []
     if optimizer == "lbfgs" and history_size > HISTORY_SIZE:
-        proposals.append((f"--history_size={HISTORY_SIZE}", need(tile, HISTORY_SIZE)))
-    proposals += [(f"--tile={side}", need(side)) for side in smaller]
+        proposals.append((f"`history_size={HISTORY_SIZE}`", need(tile, HISTORY_SIZE)))
+    proposals += [(f"`tile={side}`", need(side)) for side in smaller]
     if optimizer == "lbfgs":
         proposals += [
-            (f"--tile={side} and --memory_folder=DIR", need(side, 0))
+            (f"`tile={side}` and `memory_folder=DIR`", need(side, 0))
             for side in (*([tile] if tile else []), *smaller)
         ]
     fitting = [f"{flags} ({gib(size)})" for flags, size in proposals if size <= room]
-    advice = f"Use {fitting[0]}" if fitting else "Lower --size"
+    advice = f"Use {fitting[0]}" if fitting else "Lower `size`"
     raise DevicesError(
         f"Expected enough memory. Received: {gib(room)}, and about {gib(needed)} are needed for "
         f"{shapes[0][0]} x {shapes[0][1]} pixels. {advice}."

@@ -27,20 +27,20 @@ def quantile_function(projections: Projections) -> tf.Tensor:
     values, weights = projections
     count = values.shape[1]
     quantiles = min(count, QUANTILES)
-    wanted = (tf.range(quantiles, dtype=values.dtype) + 0.5) / quantiles
+    quantile_levels = (tf.range(quantiles, dtype=values.dtype) + 0.5) / quantiles
     if weights is None:
-        return quantiles_at(tf.sort(values), wanted)
-    ordered, ranks, _ = in_order(projections)
-    wanted = tf.broadcast_to(wanted, [tf.shape(values)[0], quantiles])
-    above = tf.searchsorted(ranks, wanted)
+        return quantiles_at(tf.sort(values), quantile_levels)
+    ordered, ranks, _ = sort_with_ranks(projections)
+    quantile_levels = tf.broadcast_to(quantile_levels, [tf.shape(values)[0], quantiles])
+    above = tf.searchsorted(ranks, quantile_levels)
     above, below = tf.minimum(above, count - 1), tf.maximum(above - 1, 0)
     rank_above, rank_below = (tf.gather(ranks, i, batch_dims=1) for i in (above, below))
-    share = tf.math.divide_no_nan(wanted - rank_below, rank_above - rank_below)
+    share = tf.math.divide_no_nan(quantile_levels - rank_below, rank_above - rank_below)
     start, end = (tf.gather(ordered, i, batch_dims=1) for i in (below, above))
     return start + tf.clip_by_value(share, 0, 1) * (end - start)
 
 
-def in_order(projections: Projections) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def sort_with_ranks(projections: Projections) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Values in order, the middle of each one's share of all weights, and the shares, [D, M]."""
     values, weights = projections
     order = tf.argsort(tf.stop_gradient(values))

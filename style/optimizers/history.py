@@ -161,8 +161,8 @@ class DiskHistory:
                 if number and not (file.is_file() and file.stat().st_size == size):
                     raise OutputError(
                         f"Expected the pair {file} of the checkpoint. Received: none, or half "
-                        "of it. Give the same --memory_folder, or start afresh: without --resume, "
-                        "and with another --checkpoint."
+                        "of it. Give the same `memory_folder`, or start afresh: without `resume`, "
+                        "and with another `checkpoint`."
                     )
 
     def _write_pair(self, numbers: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -251,11 +251,11 @@ class DiskHistory:
 
 
 def _guard_writes(folder: Path) -> contextlib.AbstractContextManager[None]:
-    return staging.guard_writes(folder, "a folder for pairs", "--memory_folder")
+    return staging.guard_writes(folder, "a folder for pairs", "`memory_folder`")
 
 
 def _unreadable(path: Path, what: str) -> OutputError:
     return OutputError(
         f"Expected the pair {path}, which this run wrote. Received: {what}. Let nothing else "
-        "change --memory_folder, and run again."
+        "change `memory_folder`, and run again."
     )

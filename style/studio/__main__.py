@@ -1,5 +1,6 @@
 """`python -m style.studio`: a page in the browser on which pictures are made.
 
+Example:
 python -m style.studio
 """
 
@@ -40,7 +41,11 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=0,
         upper_bound=65535,
     )
-    add(string, "password", "What everybody has to give, with the name studio.")
+    add(
+        string,
+        "password",
+        "Password that visitors must enter, with the user name studio; by default none.",
+    )
 
 
 def _start(settings: dict[str, Any], given: set[str], stop: InterruptHandler) -> None:

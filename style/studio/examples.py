@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from style.images import made_styles
+from style.images import synthetic_styles
 from vgg_normalize.data import synthetic
 
 # Those that come inside the package of scikit-image; others would be downloaded.
@@ -27,9 +27,9 @@ def photographs(folder: Path) -> list[str]:
 
 def styles(folder: Path) -> list[str]:
     """Paths of example styles, written into a folder."""
-    makers = [made_styles.strokes, made_styles.hatching]
+    makers = [synthetic_styles.strokes, synthetic_styles.hatching]
     if importlib.util.find_spec("scipy") is not None:
-        makers.append(made_styles.mosaic)
+        makers.append(synthetic_styles.mosaic)
     return [_save(folder, make.__name__, make(HEIGHT, WIDTH)) for make in makers]
 
 

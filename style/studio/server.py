@@ -30,7 +30,7 @@ except ImportError as error:
         "'vgg-normalize[studio]'."
     ) from error
 
-from style.studio import look, network_page
+from style.studio import network_page, theme
 from style.studio.apply_page import ApplyPage
 from style.studio.make_page import MakePage
 from style.studio.uploads import MAX_BYTES, Masks
@@ -75,7 +75,7 @@ def launch(
         networks_in: Directories in which trained stylisers and normalised networks are looked for.
         host: Address to listen at; 127.0.0.1 is this machine alone.
         port: To listen at; default: the first that is free from 7860 on.
-        password: What everybody has to give, with the name "studio"; None: nothing.
+        password: What visitors must enter, with the user name "studio"; None: nothing.
 
     Raises:
         NetworkError: There is no such network.
@@ -118,8 +118,8 @@ def _serve(
         show_error=True,
         max_file_size=MAX_BYTES,
         allowed_paths=folders,
-        theme=look.theme(),
-        css=look.CSS,
+        theme=theme.theme(),
+        css=theme.CSS,
         footer_links=[],
         ssr_mode=False,
         pwa=False,
@@ -134,8 +134,8 @@ def _build(
     """All pages, of which each is a tab."""
     contents, styles = examples.photographs(pictures), examples.styles(pictures)
     stylizers = networks.of_kind(networks.STYLIZER, folders)
-    with gr.Blocks(title=look.TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown(f"# {look.TITLE}")
+    with gr.Blocks(title=theme.TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.Markdown(f"# {theme.TITLE}")
         with gr.Tab("Make"):
             make = MakePage(queue, model, masks, contents, styles)
         with gr.Tab("Apply"):
@@ -149,10 +149,10 @@ def _build(
 async def _respond(request: Request, respond: Callable[[Request], Awaitable[Any]]) -> Response:
     """Let a browser load nothing from elsewhere, and put our script before those of Gradio."""
     response = await respond(request)
-    response.headers["Content-Security-Policy"] = look.POLICY
+    response.headers["Content-Security-Policy"] = theme.POLICY
     if not response.headers.get("content-type", "").startswith("text/html"):
         return response
     page = b"".join([part async for part in response.body_iterator])
     del response.headers["content-length"]
-    page = page.replace(b"<head>", b"<head>" + look.HEAD.encode(), 1)
+    page = page.replace(b"<head>", b"<head>" + theme.HEAD.encode(), 1)
     return Response(page, response.status_code, response.headers)

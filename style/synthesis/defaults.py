@@ -100,7 +100,7 @@ def resolve_layers(given: LayersT, default: LayersT, names: list[str]) -> Layers
     if unknown:
         raise NetworkError(
             f"Expected layers of this network: {', '.join(names)}. Received: "
-            f"{', '.join(unknown)}. Choose from these, or use a deeper --model."
+            f"{', '.join(unknown)}. Choose from these, or use a deeper `model`."
         )
     if given:
         return given

@@ -26,15 +26,15 @@ from vgg_normalize.errors import UsageError
 class Status(enum.Enum):
     """How a run stands or why it ended; the value says it, and what to try, in a sentence."""
 
-    RUNNING = "it goes on"
-    STEPS_DONE = "all steps that were asked for are done; more of them may lower the loss"
+    RUNNING = "the run is in progress"
+    STEPS_DONE = "all requested steps are done; more may lower the loss further"
     CONVERGED = (
         "no further descent was found, so more steps change nothing; for another picture change "
         "the weights, the first picture or the seed"
     )
     NOT_FINITE = (
-        "the objective became NaN or infinite; the last good picture is kept: lower the weights or "
-        "the learning rate"
+        "the objective became NaN or infinite; the last good picture is kept: lower the weights "
+        "or, with Adam, the learning rate"
     )
 
 

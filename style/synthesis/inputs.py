@@ -52,11 +52,11 @@ class Inputs:
         self._init = init
         if options.init == "content" and content is None:
             raise UsageError(
-                "Expected init noise, style or a picture. Received: content. Change it."
+                "Expected a content picture for `init=content`. Received: none. Use another `init`."
             )
         if options.init == "style" and not self._styles:
             raise UsageError(
-                "Expected init noise, content or a picture. Received: style. Change it."
+                "Expected a style picture for `init=style`. Received: none. Use another `init`."
             )
 
     def digest(self, *, content: bool = True) -> str:
@@ -84,7 +84,7 @@ class Inputs:
             UsageError: There is none.
         """
         if self._content is None:
-            raise UsageError("Expected a content picture. Received: none. Use --content.")
+            raise UsageError("Expected a content picture. Received: none. Use `content`.")
         return np.clip(resizing.resize(self._content, *shape), 0, 1)
 
     def styles(self, shape: tuple[int, int]) -> list[Style]:

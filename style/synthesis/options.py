@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from style.synthesis import strength
 from vgg_normalize.errors import UsageError
@@ -52,6 +55,7 @@ LEAST = {
     **{"style_scale": 0.01, "scale_factor": 1.1, "renew_every": 0},
 }
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Layers = tuple[tuple[str, float], ...]
 # With a weight for all losses of a sum, or one for each.
 StyleLayers = tuple[tuple[str, float | tuple[float, ...]], ...]
@@ -88,7 +92,7 @@ class Options:
         scales: How many sizes, from coarse to fine.
         scale_factor: The long side of each over that of the one before.
         coarse_steps: Evaluations at the sizes before the last, from the coarsest; the last number
-            serves those beyond it too.  Empty: as `steps`.
+            is repeated for any remaining sizes.  Empty: as `steps`.
         renew_every: Evaluations after which random directions and nearest neighbours are chosen
             anew; 0: at each size only.  None: as `RENEW_EVERY` has it for the `content_loss`.
         history_size: Pairs (s, y) that L-BFGS remembers.
@@ -98,10 +102,10 @@ class Options:
         color_root: How "match" maps colours: "symmetric" or "cholesky".
         padding: What convolutions see beyond the border: "zero", "reflect", "replicate" or "wrap";
             None: what the network was made with.
-        wrap: Whether the picture goes on at its opposite side, as padding "wrap": seamless.
+        wrap: Whether the picture tiles without seams; implies padding "wrap".
         tile: Pixels a side of the tiles in which the objective is computed; 0: the whole picture.
-        precision: In which the network multiplies, "float32" or "bfloat16", with sums, losses and
-            the optimiser in float32.
+        precision: Of the network's convolutions, "float32" or "bfloat16"; sums, losses and the
+            optimiser always use float32.
 
     Raises:
         UsageError: A value is none of the choices, below the least, or not finite.
@@ -195,7 +199,7 @@ def style_losses(text: str) -> dict[str, float]:
     if not sum(shares.values()) > 0:
         raise UsageError(
             f"Expected a style_loss above 0. Received: {text!r}. For no style at all use "
-            "--style_weight=0."
+            "`style_weight=0`."
         )
     return shares
 
@@ -213,3 +217,40 @@ def weights_of(weight: float | tuple[float, ...], losses: int) -> tuple[float, .
             f"Received: {len(weights)}. Give as many as losses."
         )
     return weights
+
+
+def shows_options(task: str, *, without: str = "") -> Callable[[Function], Function]:
+    """A decorator that names the options of a task, for help and completion, where **options stood.
+
+    The weights of styles are left out, which stand with the styles.
+
+    Args:
+        task: One of `TASKS`.
+        without: An option that the function sets itself.
+    """
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        named = list(signature.parameters.values())[:-1]
+        left_out = {
+            "task",
+            "style_blend",
+            without,
+            *UNUSED[task],
+            *(parameter.name for parameter in named),
+        }
+        options = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=field.type,
+            )
+            for field in dataclasses.fields(Options)
+            if field.name not in left_out
+        ]
+        shown = signature.replace(parameters=[*named, *options])
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
+
+    return decorate

@@ -14,7 +14,7 @@ def require_at_least(least: int, shapes: Sequence[tuple[int, int]]) -> None:
         if min(shape) < least:
             raise ImagesError(
                 f"Expected pictures of at least {least} pixels for these layers. Received: "
-                f"{shape[0]} x {shape[1]}. Raise --size, or leave out deep layers."
+                f"{shape[0]} x {shape[1]}. Raise `size`, or leave out deep layers."
             )
 
 
@@ -24,11 +24,11 @@ def require_multiples(shape: tuple[int, int], multiple: int) -> None:
         return
     nearby = sorted(range(multiple, 4 * max(shape), multiple), key=lambda n: abs(n - max(shape)))
     fitting = (resizing.shape_for(shape, side) for side in nearby)
-    found = next((s for s in fitting if not any(side % multiple for side in s)), None)
+    nearest = next((s for s in fitting if not any(side % multiple for side in s)), None)
     height, width = (max(round(side / multiple), 1) * multiple for side in shape)
     advice = f"Crop the picture to the aspect of {height} x {width}"
-    if found is not None:
-        advice = f"Use --size={max(found)} ({found[0]} x {found[1]}), or crop the picture"
+    if nearest is not None:
+        advice = f"Use `size={max(nearest)}` ({nearest[0]} x {nearest[1]}), or crop the picture"
     raise UsageError(
         f"Expected sides that are multiples of {multiple} pixels for a picture that wraps around. "
         f"Received: {shape[0]} x {shape[1]}. {advice}."

@@ -1,4 +1,4 @@
-"""`--strength`: how much style, alike for every pair of pictures, loss, size and set of layers.
+"""Strength: how much style, alike for every pair of pictures, loss, size and set of layers.
 
 The style weight beta of the objective alpha C + beta S is
 
@@ -33,8 +33,8 @@ def require_strength(strength: float) -> None:
     """Raises UsageError unless the strength lies between 0 and 1."""
     if not 0 < strength < 1:
         raise UsageError(
-            f"Expected --strength between 0 and 1. Received: {strength:g}. For no style at all use "
-            "--style_weight=0, for nothing but style --content_weight=0."
+            f"Expected `strength` between 0 and 1. Received: {strength:g}. For no style at all use "
+            "`style_weight=0`, for nothing but style `content_weight=0`."
         )
 
 

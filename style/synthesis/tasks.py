@@ -26,7 +26,7 @@ from style.synthesis import descent
 from style.synthesis.defaults import resolve
 from style.synthesis.descent import Status, Step
 from style.synthesis.inputs import Inputs
-from style.synthesis.options import Options
+from style.synthesis.options import Options, shows_options
 from style.synthesis.picture_terms import Style
 from style.synthesis.problem import Problem
 from vgg_normalize.errors import NumericalError, UsageError
@@ -53,6 +53,7 @@ class Result:
     status: Status
 
 
+@shows_options("transfer")
 def transfer(
     model: keras.Model | str, content: np.ndarray, styles: Styles, **options: Any
 ) -> Result:
@@ -62,28 +63,31 @@ def transfer(
         model: A network of vgg_normalize, or "vgg19", "vgg19_original" or the path of one.
         content: [H, W, 3] in [0, 1]; the result has its size.
         styles: A picture, a `Style` (a picture with a weight and masks), or several.
-        **options: Of `options.Options`: `strength` (0.5), `steps` (500), `style_loss` ("gram"),
-            `content_layers`, `style_layers`, `style_weight`, `tv_weight`, `init` ("content", "style",
-            "noise" or a picture), `optimizer` ("lbfgs"), `scales`, `preserve_color`, `tile`, `seed`
-            and the others.
+        **options: Of `style.Options`, which says what each one is; often `strength`, `steps`,
+            `style_loss`, `preserve_color`, `tile`.  `init` may be a picture [H, W, 3] in [0, 1], too.
 
     Raises:
-        UsageError: An option is off.
+        UsageError: An option is invalid.
         ImagesError: A picture is too small for the layers.
         NetworkError: The network has no such layer, or there is no such network.
-        DevicesError: The memory will not do.
+        DevicesError: There is not enough memory.
         NumericalError: The objective is not finite at the first picture.
     """
     return _last(_run_transfer(model, content, styles, options))
 
 
+@shows_options("transfer")
 def iter_transfer(
     model: keras.Model | str, content: np.ndarray, styles: Styles, **options: Any
 ) -> Iterator[Result]:
-    """`transfer`, giving the first picture and the one after each step, to watch or to stop."""
+    """`transfer`, giving the first picture and the one after each step, to watch or to stop.
+
+    Arguments and errors are those of `transfer`; errors are raised when the first picture is asked for.
+    """
     return _results(_run_transfer(model, content, styles, options))
 
 
+@shows_options("texture")
 def texture(
     model: keras.Model | str,
     styles: Styles,
@@ -105,6 +109,7 @@ def texture(
     return _last(_run_texture(model, styles, shape, options))
 
 
+@shows_options("texture")
 def iter_texture(
     model: keras.Model | str,
     styles: Styles,
@@ -112,10 +117,11 @@ def iter_texture(
     shape: tuple[int, int] | None = None,
     **options: Any,
 ) -> Iterator[Result]:
-    """`texture`, giving the first picture and the one after each step."""
+    """`texture`, giving the first picture and the one after each step, as `iter_transfer`."""
     return _results(_run_texture(model, styles, shape, options))
 
 
+@shows_options("inversion", without="content_layers")
 def invert(
     model: keras.Model | str, content: np.ndarray, layer: str = "block4_conv2", **options: Any
 ) -> Result:
@@ -135,10 +141,11 @@ def invert(
     return _last(_run_inversion(model, content, layer, options))
 
 
+@shows_options("inversion", without="content_layers")
 def iter_invert(
     model: keras.Model | str, content: np.ndarray, layer: str = "block4_conv2", **options: Any
 ) -> Iterator[Result]:
-    """`invert`, giving the first picture and the one after each step."""
+    """`invert`, giving the first picture and the one after each step, as `iter_transfer`."""
     return _results(_run_inversion(model, content, layer, options))
 
 

@@ -110,7 +110,7 @@ def _commit(
     target = _failed_target(directory.target)
     directory.commit(target)
     raise VerificationError(
-        "Expected the normalised network to be its original. Received: "
+        "Expected the normalised network to match the original up to its scales. Received: "
         f"{verification.describe(check)}. Nothing was saved but the report in {target}."
     )
 

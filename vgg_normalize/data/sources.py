@@ -26,7 +26,7 @@ PREFETCH = 2
 
 
 def open_source(spec: str, *, max_images: int = 0, seed: int = 0, shuffle: bool = False) -> Source:
-    """Open what `--images` names.
+    """Open the images of a name.
 
     Args:
         spec: A folder, a `.tar`, "tfds:NAME/SPLIT", or "sample".

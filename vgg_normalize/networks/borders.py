@@ -111,8 +111,8 @@ def _require_suited(layer: keras.Layer) -> None:
         suited = suited and set(layer.strides) == {1}
     if not suited:
         raise NetworkError(
-            "Expected square convolutions of odd sizes and stride 1 for another --padding. Received: "
-            f"{layer.name!r}, a {type(layer).__name__} that is none. Leave --padding out."
+            "Expected square convolutions of odd sizes and stride 1 for another `padding`. Received: "
+            f"{layer.name!r}, a {type(layer).__name__} that is none. Leave `padding` out."
         )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,14 @@ from vgg_normalize.runtime.progress import Heartbeat, Interrupted, InterruptHand
 
 # The heading of `--help`; absl would name the modules whose code defines the flags.
 HELP_GROUP = "flags"
+
+
+def as_flags(message: str) -> str:
+    """A message whose options, such as `size` or `tile=512`, are called flags: --size, --tile=512.
+
+    Below the command line options are arguments of functions, and errors name them as such.
+    """
+    return re.sub(r"`(\w+(?:=[^`\s]+)?)`", r"--\1", message)
 
 
 def defaults(settings: type) -> dict[str, Any]:
@@ -87,7 +96,7 @@ class Command:
         except errors.Error as error:
             if values.is_parsed() and values.debug:
                 traceback.print_exc()
-            say(f"{self.name}: {one_line(error)}")
+            say(f"{self.name}: {as_flags(one_line(error))}")
             return error.exit_code
         except Interrupted as interrupted:
             say(f"{self.name}: interrupted")

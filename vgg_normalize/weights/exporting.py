@@ -45,7 +45,7 @@ def require_formats(model: keras.Model, formats: Sequence[str]) -> None:
     if CONVERSION in names and {"h5", "adain"} & set(formats):
         raise NetworkError(
             "Expected formats that can hold this network. Received: h5 or adain, and a network that "
-            "begins with a convolution of its own. Use --formats=saved_model,npz,safetensors."
+            "begins with a convolution of its own. Use `formats=saved_model,npz,safetensors`."
         )
     preprocessing = getattr(chain.layers(model)[0], "preprocessing_mode", None)
     convolutions = [name for name in names if "_conv" in name]
@@ -58,7 +58,7 @@ def require_formats(model: keras.Model, formats: Sequence[str]) -> None:
             "Expected the 16 convolutions of VGG19 with preprocessing caffe, which is what the "
             f"format adain is. Received: {model.name} with {len(convolutions)} convolutions"
             f"{', its classifier' * ('fc1' in names)}, preprocessing {preprocessing}. Leave adain "
-            "out of --formats."
+            "out of `formats`."
         )
 
 

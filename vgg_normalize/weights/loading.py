@@ -112,7 +112,7 @@ def _imagenet(architecture: str, shapes: Shapes) -> Arrays:
         raise NetworkError(
             f"Expected Keras' ImageNet weights of {architecture}. Received: "
             f"{files.first_words(error)}. Connect to the network, place {name} in {folder}, use "
-            f"--weights=PATH, or for VGG19 run {HOW_TO_CLUSTERED} and use imagenet_8bit."
+            f"`weights=PATH`, or for VGG19 run {HOW_TO_CLUSTERED} and use imagenet_8bit."
         ) from error
     return _match(files.read(path, shapes).layers, shapes, path, partial=False)
 
@@ -130,7 +130,7 @@ def _imagenet_8bit(architecture: str, shapes: Shapes) -> Weights:
         raise NetworkError(
             "Expected imagenet_8bit for vgg19 without its classifier, which is all that there is. "
             f"Received: {architecture}{' with the classifier' * ('predictions' in shapes)}. Use "
-            "--weights=imagenet."
+            "`weights=imagenet`."
         )
     path = find_clustered()
     if path is None:
@@ -194,7 +194,7 @@ def _match(layers: Layers, shapes: Shapes, path: Path, partial: bool) -> Arrays:
         without = f", without {missing}" if missing else ""
         raise NetworkError(
             f"Expected {len(shapes)} layers. Received: {path} with {len(layers)}{without}. "
-            "Check --architecture, --include_top and --last_layer."
+            "Check `architecture`, `include_top` and `last_layer`."
         )
     arrays: Arrays = {}
     for name, key in pairs:
@@ -224,7 +224,7 @@ def _checked(
             f"Expected {len(shapes)} layers, {name} with a kernel {list(shape)} and a bias "
             f"{list(shape[-1:])} of numbers. Received: {received}, {key} with "
             f"{list(kernel.shape)} and {list(bias.shape)} ({faulty.dtype}).{axes} Check "
-            "--architecture."
+            "`architecture`."
         )
     return np.asarray(kernel, np.float32), np.asarray(bias, np.float32)
 
@@ -240,7 +240,7 @@ def _refuse_deeper_blocks(layers: Layers, taken: list[str], path: Path) -> None:
         if name not in taken and name.split("_")[0] in set(blocks) - {blocks[-1]}:
             raise NetworkError(
                 f"Expected {len(taken)} layers. Received: {path} with {len(layers)}, among them "
-                f"{name}, which this architecture lacks. Check --architecture."
+                f"{name}, which this architecture lacks. Check `architecture`."
             )
 
 

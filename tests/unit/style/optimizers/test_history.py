@@ -111,7 +111,7 @@ def test_files_of_a_checkpoint_must_be_there_and_whole(folder):
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path, folder):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="--memory_folder"):
+    with pytest.raises(OutputError, match="`memory_folder`"):
         DiskHistory(tmp_path / "file" / "pairs", COUNT)
     # Later, out of TensorFlow's reach, the reason is remembered.
     folder.path.rmdir()

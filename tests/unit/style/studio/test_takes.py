@@ -101,7 +101,7 @@ def test_the_flag_file_makes_the_picture_to_the_bit(model, asked, tmp_path, chan
     take = take_of(tmp_path / "take_001", dataclasses.replace(asked, **changes))
     take.run(model, lambda: None)
     assert take.stage is Stage.FINISHED, take.message
-    assert take.evaluations == STEPS and take.message.startswith("All steps")
+    assert take.evaluations == STEPS and take.message.startswith("All requested steps")
     np.testing.assert_array_equal(by_command(take, tmp_path), pixels(take.picture))
 
 

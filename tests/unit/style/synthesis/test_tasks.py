@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,6 +82,24 @@ def test_a_texture_has_the_size_that_is_asked_for(model, painting):
     assert result.image.shape == (40, 56, 3)
     assert style.texture(model, painting, steps=1, **ADAM).image.shape == painting.shape
     assert set(result.terms) == {"style"}
+
+
+@pytest.mark.parametrize(
+    ("function", "has", "lacks"),
+    [
+        (
+            style.transfer,
+            {"model", "content", "styles", "strength", "tile"},
+            {"norm_weight", "task"},
+        ),
+        (style.iter_texture, {"styles", "shape", "style_loss"}, {"content_weight", "style_blend"}),
+        (style.invert, {"layer", "norm_weight"}, {"content_layers", "strength", "options"}),
+    ],
+)
+def test_signatures_name_the_options_with_their_defaults(function, has, lacks):
+    parameters = inspect.signature(function).parameters
+    assert has <= parameters.keys() and not lacks & parameters.keys()
+    assert parameters["steps"].default == style.Options().steps
 
 
 def test_inversion_comes_nearer_to_the_features(model, photo):

@@ -30,7 +30,7 @@ FRAMES = 60
 SWAMPING = 30.0
 
 
-class TransferRun:
+class PictureRun:
     """One picture from its settings to its file.
 
     Args:
@@ -80,7 +80,7 @@ class TransferRun:
         if not bool(step.state.finite):
             raise NumericalError(
                 f"Expected a finite objective. Received: NaN or infinity after step "
-                f"{int(step.state.steps)}. Lower the weights or the learning rate."
+                f"{int(step.state.steps)}. Lower the weights or, with Adam, the learning rate."
             )
         return self.inputs.postprocess(np.asarray(step.state.x[0])), self._outcome(step)
 
@@ -96,7 +96,7 @@ class TransferRun:
                 raise NumericalError(
                     "Expected a finite objective. Received: NaN or infinity after step "
                     f"{int(last.state.steps)}. The last good picture is in {output}; lower the "
-                    "weights or the learning rate."
+                    "weights or, with Adam, the learning rate."
                 )
         say(f"{output}: {self._outcome(last)}")
 
