@@ -1,6 +1,6 @@
 """`python -m style`: style transfer, texture synthesis, inversion and amalgamation.
 
-python -m style --flagfile configs/transfer.cfg
+For example: python -m style --flagfile configs/transfer.cfg
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m style.apply`: stylise pictures with a trained network.
 
-python -m style.apply --network=adain --content=photo.jpg --style=painting.jpg --output=out.png
+For example: python -m style.apply --network=adain --content=photo.jpg --style=painting.jpg --output=out.png
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m style.train`: train a feed-forward styliser.
 
-python -m style.train --flagfile configs/train_adain.cfg
+For example: python -m style.train --flagfile configs/train_adain.cfg
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m vgg_normalize`: normalise a VGG and prove it, or audit one.
 
-python -m vgg_normalize --flagfile configs/demo.cfg
+For example: python -m vgg_normalize --flagfile configs/demo.cfg
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def keep_until(
 def log_record(
     state: Any, shape: tuple[int, int], seconds: float, label: str | None
 ) -> dict[str, Any]:
-    """The record of one state of an optimizer."""
+    """The record of one state of an optimiser."""
     line = {
         "step": int(state.steps),
         "evaluations": int(state.evaluations),

@@ -39,7 +39,7 @@ class TrainingCheckpoint:
     Args:
         folder: Its directory, which is there.
         weights: The variables of the network.
-        state: Those of the optimizer.
+        state: Those of the optimiser.
         fingerprint: What a run that goes on must agree on.
     """
 

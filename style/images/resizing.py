@@ -92,7 +92,7 @@ def shape_for(shape: tuple[int, ...], long_side: float) -> tuple[int, int]:
 def require_unit_range(pixels: np.ndarray) -> None:
     """Check that a picture is about in [0, 1], and not in 0..255.
 
-    Up to 1 % of the numbers may be anywhere: hours of work must not be lost because an optimizer
+    Up to 1 % of the numbers may be anywhere: hours of work must not be lost because an optimiser
     threw a few pixels far out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What an optimizer and a preconditioner are: named tuples of pure functions."""
+"""What an optimiser and a preconditioner are: named tuples of pure functions."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class _Line(NamedTuple):
 
     Attributes:
         objective: x -> (value, gradient, terms).
-        state: The state of the optimizer at t = 0.
+        state: The state of the optimiser at t = 0.
         direction: d.
         slope: phi'(0).
     """
@@ -169,7 +169,7 @@ def search(
 
     Args:
         objective: x -> (value, gradient, terms).
-        state: The state of the optimizer: x, value, gradient, terms and scale.
+        state: The state of the optimiser: x, value, gradient, terms and scale.
         direction: d, of the shape of x.
         slope: phi'(0), a scalar; without descent (0 or more) nothing is tried.
         max_trials: The most evaluations of the objective.

@@ -1,7 +1,6 @@
 """`python -m style.studio`: a page in the browser on which pictures are made.
 
-Example:
-python -m style.studio
+For example: python -m style.studio
 """
 
 from __future__ import annotations
