@@ -22,6 +22,7 @@ setup(
     description="VGG features normalised to mean activation one, proved, and style transfer on them",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The vgg-normalize authors",
     license="MIT",
     license_files=["LICENSE"],
     keywords=[

@@ -101,7 +101,8 @@ class Sums(NamedTuple):
             part = slice(end - channels[name], end)
             n = self.n[i]
             r = self.s[part] / max(n, 1)
-            squares = self.ss[part] - 2 * r * self.sn[part] + r * r * self.nn[i]
+            with np.errstate(invalid="ignore"):  # what is infinite stays not finite
+                squares = self.ss[part] - 2 * r * self.sn[part] + r * r * self.nn[i]
             if images > 1:
                 # Rounding can make a sum of squares negative.
                 error = np.sqrt(np.maximum(squares, 0) * images / (images - 1)) / n

@@ -55,6 +55,9 @@ bridge/cubism and coffee/mosaic:
     after 40 evaluations at half the size, whose change is
     enlarged and added; after 80                         103, 89   66, 54   43, 39
     the same with the P that was learnt there             99, 98   66, 55   47, 43
+    P = D^1/2 S D^1/2, S as it is and D a map over the
+    picture, learnt of whitened pairs and averaged over
+    33, 17, 9, 5 pixels                       118, 120, 118, -   -, -, -, 88   66, 69, 61, 65
 
 An evaluation at 256 pixels takes 0.27 of the time of one at 512, so that 80 of them cost as much as 22, and
 at most a fifth would be gained there.  With the default objective it is a loss: bridge/cubism at 512 pixels had its loss of 200
