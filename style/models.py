@@ -21,7 +21,7 @@ NORMALIZED = "vgg19"
 ORIGINAL = "vgg19_original"
 # Side in pixels of the pictures that a network is tried on.
 SMALLEST_PROBE = 16
-# Advice about flags that only vgg_normalize has, and what to say for --model.
+# Advice about options that only vgg_normalize has, and what to say instead.
 _ADVICE = (
     (r" Check `architecture`[^.]*\.$", " Give the weights of a VGG19 or a VGG16."),
     ("`weights=PATH`", "`model=PATH`"),
@@ -68,13 +68,13 @@ def _from_file(path: str) -> keras.Model:
             f"weights ({', '.join(suffixes)}) as `model`. Received: {path!r}, which is named like "
             "none of them. Check the path."
         )
-    with _advice_for_model_flag():
+    with _advice_for_model():
         return vgg.from_file(path)
 
 
 @contextlib.contextmanager
-def _advice_for_model_flag() -> Iterator[None]:
-    """Errors in here that advise flags of `vgg_normalize` advise `model` instead."""
+def _advice_for_model() -> Iterator[None]:
+    """Errors in here that advise options of `vgg_normalize` advise `model` instead."""
     try:
         yield
     except NetworkError as error:
@@ -112,7 +112,7 @@ def _require_response(model: keras.Model, name: str) -> None:
 
 
 def _imagenet(log: Callable[[str], None], *, normalized: bool) -> keras.Model:
-    with _advice_for_model_flag():
+    with _advice_for_model():
         loaded = shipped_means.imagenet_weights("vgg19")
     if loaded.note:
         log(loaded.note)

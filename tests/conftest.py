@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 
+from processes import settle
+
 # pytest runs several processes: more threads would only wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
@@ -18,6 +20,4 @@ gc.disable()
 
 def pytest_collection_finish() -> None:
     """After the last import."""
-    from processes import settle
-
     settle()

@@ -23,8 +23,6 @@ from pathlib import Path
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 DEADLINE = 120
-# Of the built-in sample, as many as most runs read.
-IMAGES = 16
 
 
 def forked(
@@ -102,13 +100,10 @@ def _serve() -> None:
     from style.cli import run_stylize, run_training  # noqa: F401
     from style.cli import run_transfer as style_job  # noqa: F401
     from vgg_normalize.cli import pipeline  # noqa: F401
-    from vgg_normalize.data import synthetic
 
-    # What is imported, looked for or made only when a first picture is drawn or read.
+    # What is imported and looked for only when a first picture is drawn or read.
     matplotlib.figure.Figure().savefig(io.BytesIO())
     Image.init()
-    for i in range(IMAGES):
-        synthetic.encoded(i)
     settle()
     for line in sys.stdin:
         # A pipe: a file would be subject to the limit on files.

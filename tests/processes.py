@@ -19,8 +19,10 @@ def settle() -> None:
 
 
 def _share_one_stack() -> None:
-    """Each operation of a graph keeps the stack that made it, for messages of TensorFlow that no
-    test reads; under pytest that is a twentieth of the time of tracing.  One stack serves all."""
+    """One stack for all operations of graphs, which else keep the one that made each of them.
+
+    It is for messages of TensorFlow that no test reads, and under pytest it is long.
+    """
     from tensorflow.python.util import tf_stack
 
     stack = tf_stack.extract_stack()

@@ -246,7 +246,7 @@ def test_no_configuration_and_no_seeding_at_import(path):
 
 @by_name
 def test_no_graph_is_rewritten_by_autograph(path):
-    """None has Python's branches or loops over tensors, and rewriting takes half a second a run."""
+    """None has Python's branches or loops over tensors, and rewriting delays every run."""
     nodes = list(ast.walk(tree(path)))
     named = [n for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) == "tf.function"]
     calls = [n for n in nodes if isinstance(n, ast.Call) and n.func in named]

@@ -68,8 +68,8 @@ def save(
         "settings": dict(settings),
     }
     # The weights alone: of a Keras model TensorFlow would trace and store a call of its own, too.
-    models = [network.transform, *([] if network.code is None else [network.code])]
-    saved = tf.train.Checkpoint(weights=[w.value for each in models for w in each.weights])
+    models = [part for part in (network.transform, network.code) if part is not None]
+    saved = tf.train.Checkpoint(weights=[w.value for part in models for w in part.weights])
     signatures = make_signatures(network, model)
     try:
         with tempfile.TemporaryDirectory() as temporary:

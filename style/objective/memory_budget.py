@@ -164,7 +164,7 @@ def require_memory(
             (f"`tile={side}` and `memory_folder=DIR`", need(side, 0))
             for side in (*([tile] if tile else []), *smaller)
         ]
-    fitting = [f"{flags} ({gib(size)})" for flags, size in proposals if size <= room]
+    fitting = [f"{options} ({gib(size)})" for options, size in proposals if size <= room]
     advice = f"Use {fitting[0]}" if fitting else "Lower `size`"
     raise DevicesError(
         f"Expected enough memory. Received: {gib(room)}, and about {gib(needed)} are needed for "

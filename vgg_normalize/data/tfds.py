@@ -91,16 +91,19 @@ def _prepare(spec: str, name: str, split: str) -> tuple[Any, tf.data.Dataset]:
 
 def _select(dataset: tf.data.Dataset, indices: np.ndarray) -> tf.data.Dataset:
     """(index, file content) of the examples at these ascending indices."""
+    as_it_is = tf.autograph.experimental.do_not_convert
     numbered = dataset.enumerate()
     if len(indices):
         first, last = int(indices[0]), int(indices[-1])
         is_selected = np.zeros(last + 1, bool)
         is_selected[indices] = True
         numbered = numbered.skip(first).take(last + 1 - first)
-        numbered = numbered.filter(lambda index, _: tf.gather(tf.constant(is_selected), index))
+        numbered = numbered.filter(
+            as_it_is(lambda index, _: tf.gather(tf.constant(is_selected), index))
+        )
     else:
         numbered = numbered.take(0)
-    return numbered.map(lambda index, example: (index, example["image"]))
+    return numbered.map(as_it_is(lambda index, example: (index, example["image"])))
 
 
 def _digest(builder: Any, split: str, count: int) -> str:
