@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
+import pytest
 from processes import settle
 
 # pytest runs several processes: more threads would only wait for each other.
@@ -21,3 +23,13 @@ gc.disable()
 def pytest_collection_finish() -> None:
     """After the last import."""
     settle()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before the fixtures of a test: initial weights and draws without a seed are the same too.
+
+    Else they follow from what ran before, and one time in a thousand a small network is dead.
+    """
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)

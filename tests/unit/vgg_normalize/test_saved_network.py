@@ -416,6 +416,7 @@ def test_statistics_of_the_input_are_saved_with_the_network(tmp_path):
     image = keras.Input((None, None, 3))
     convolution = layers.Conv2D(4, 3, activation="relu", name="first")
     model = keras.Model(image, convolution(normalization(image)))
+    convolution.bias.assign([0.5, 1.0, 2.0, 4.0])  # no channel is silent
     batch = images(4, 12, 12)
     means = vn.channel_means(model, [batch])
     normal = vn.normalize(model, means)
