@@ -12,6 +12,8 @@ from style.objective.tiling import TileFeatures
 
 # Image [1, H, W, 3] -> the objective, its gradient, and what each kind of term adds to it.
 ValueAndGradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]]
+# Layer name -> features of the picture that terms compare with.
+References = Mapping[str, tf.Tensor]
 
 
 def traced_once(function: Callable[[tf.Tensor], Any]) -> Callable[[tf.Tensor], Any]:
@@ -37,11 +39,14 @@ class Objective:
 
     Args:
         evaluate: The function.
-        compare_with: Replaces the picture that terms compare with, of the same shape.
+        compare_with: (picture, its features where they are known) -> None replaces the picture
+            that terms compare with, of the same shape.
     """
 
     def __init__(
-        self, evaluate: ValueAndGradient, compare_with: Callable[[tf.Tensor], None]
+        self,
+        evaluate: ValueAndGradient,
+        compare_with: Callable[[tf.Tensor, References | None], None],
     ) -> None:
         self._evaluate = evaluate
         self.compare_with = compare_with

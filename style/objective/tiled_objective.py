@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from style.objective import evaluation, windows
 from style.objective import tiling as tiles
-from style.objective.evaluation import Objective
+from style.objective.evaluation import Objective, References
 from style.objective.features import Convolve, Features, feature_extractor
 from style.objective.terms import Term
 from style.objective.tiling import Tiling
@@ -170,7 +170,7 @@ def tiled_objective(
                 kinds[kind] = kinds[kind] + addend if kind in kinds else addend
         return value, gradient, kinds
 
-    def compare_with(content: tf.Tensor) -> None:
+    def compare_with(content: tf.Tensor, _: References | None) -> None:
         if compared is not None:
             compared.assign(content)
 

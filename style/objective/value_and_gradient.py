@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from style.objective import evaluation, windows
 from style.objective import tiling as tiles
-from style.objective.evaluation import Objective
+from style.objective.evaluation import Objective, References
 from style.objective.features import Convolve, feature_extractor
 from style.objective.terms import Term
 from style.objective.tiled_objective import tiled_objective
@@ -71,10 +71,12 @@ def make_total_values(
     *,
     tile: int = 0,
     kernels: dict[str, Convolve] | None = None,
-) -> Callable[[tf.Tensor, Sequence[tf.Tensor]], list[list[float]]]:
+) -> Callable[[tf.Tensor, Sequence[tf.Tensor]], tuple[list[list[float]], References]]:
     """(content, a picture for each further group) -> what each term adds there, traced once.
 
     The first group is evaluated at the content, with which the terms of the others may compare.
+    The content's features that they compare with come along, for `make_value_and_gradient`; none
+    of a picture in tiles, whose features are too large to be kept.
 
     Args:
         model: A chain of layers.
@@ -93,28 +95,30 @@ def make_total_values(
         for names in ([*layers[0], *compared], *layers[1:])
     ]
 
-    def of_tile(pictures: Sequence[tf.Tensor], i: tf.Tensor) -> list[Any]:
+    def of_tile(pictures: Sequence[tf.Tensor], i: tf.Tensor) -> tuple[list[Any], References]:
         by_picture = [
             features(windows.crop_window(picture, tiling, i))
             for picture, features in zip(pictures, extractors, strict=True)
         ]
         references = by_picture[0]
-        return [
+        sums = [
             evaluation.sums_of(terms, tiles.tile_features(features, references, tiling, i))
             for terms, features in zip(groups, by_picture, strict=True)
         ]
+        return sums, {name: references[name] for name in compared if tiling.tiles == 1}
 
-    def values(batch: tf.Tensor) -> list[list[tf.Tensor]]:
-        sums = tiles.sum_over_tiles(of_tile, tiling, tf.split(batch, len(groups)))
-        return [
-            evaluation.values_of(terms, totals) for terms, totals in zip(groups, sums, strict=True)
-        ]
+    def values(batch: tf.Tensor) -> tuple[list[list[tf.Tensor]], References]:
+        sums, references = tiles.sum_over_tiles(of_tile, tiling, tf.split(batch, len(groups)))
+        totals = [evaluation.values_of(*group) for group in zip(groups, sums, strict=True)]
+        return totals, references
 
     traced = evaluation.traced_once(values)
 
-    def call(content: tf.Tensor, pictures: Sequence[tf.Tensor]) -> list[list[float]]:
-        totals = traced(tf.concat([content, *pictures], 0))
-        return [[float(value) for value in group] for group in totals]
+    def call(
+        content: tf.Tensor, pictures: Sequence[tf.Tensor]
+    ) -> tuple[list[list[float]], References]:
+        totals, references = traced(tf.concat([content, *pictures], 0))
+        return [[float(value) for value in group] for group in totals], references
 
     return call
 
@@ -125,6 +129,7 @@ def make_value_and_gradient(
     shape: tuple[int, int],
     *,
     content: tf.Tensor | None = None,
+    references: References | None = None,
     tile: int = 0,
     kernels: dict[str, Convolve] | None = None,
 ) -> Objective:
@@ -137,6 +142,7 @@ def make_value_and_gradient(
         terms: The summands of the objective.
         shape: Height and width of the images in pixels.
         content: The picture that terms compare with, [1, H, W, 3].
+        references: Its features, where `make_total_values` gave them; default: extracted here.
         tile: Pixels a side of the tiles that bound the memory, see `tiling.make_tiling`; 0: the
             whole picture.
         kernels: See `feature_extractor`; default: of this objective alone.
@@ -157,22 +163,23 @@ def make_value_and_gradient(
         return tiled_objective(model, terms, tiling, content if compared else None, kernels=kernels)
     features = feature_extractor(model, names, kernels=kernels)
     content_features = evaluation.traced_once(feature_extractor(model, compared, kernels=kernels))
-    references: dict[str, tf.Variable] = {}
+    compared_with: dict[str, tf.Variable] = {}
 
-    def compare_with(content: tf.Tensor) -> None:
-        for name, layer in content_features(content).items():
-            if name in references:
-                references[name].assign(layer)
+    def compare_with(content: tf.Tensor, references: References | None) -> None:
+        layers = references or content_features(content)
+        for name in compared:
+            if name in compared_with:
+                compared_with[name].assign(layers[name])
             else:
-                references[name] = tf.Variable(layer, trainable=False)
+                compared_with[name] = tf.Variable(layers[name], trainable=False)
 
     if compared and content is not None:
-        compare_with(content)
+        compare_with(content, references)
 
     def evaluate(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            owned = tiles.tile_features(features(image), references, tiling, 0)
+            owned = tiles.tile_features(features(image), compared_with, tiling, 0)
             kinds = evaluation.sum_by_kind(terms, evaluation.sums_of(terms, owned))
             total = tf.add_n(list(kinds.values()))
         return evaluation.rounded_result(kinds, tape.gradient(total, image))

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from style.objective import layer_geometry, memory_budget, value_and_gradient
 from style.objective import terms as objective
-from style.objective.evaluation import Objective
+from style.objective.evaluation import Objective, References
 from style.objective.terms import Term
 from style.optimizers.base import Optimizer
 from style.synthesis import neighbor_terms, picture_terms, sizes, sliced_terms, strength
@@ -61,6 +61,7 @@ class Problem:
         # How evaluations go: kernels made ready for Winograd's convolution serve them all.
         self._evaluation: dict[str, Any] = {"tile": options.tile, "kernels": kernels}
         self._own = Cache()  # of this content alone
+        self._references: dict[tuple[int, int], References] = {}  # until they are taken over
         self._digest = "" if cache is None else inputs.digest()
         # Of what the objective is made of besides the content, which may recolour the styles.
         self._style_digest = self._digest
@@ -126,8 +127,9 @@ class Problem:
             return objective, make(objective), self._scales(shape)
 
         objective, optimizer, scales = self._reused("graphs", shape, make_all)
-        objective.compare_with(picture_terms.as_batch(self.inputs.content(shape)))
         weights = self.style_weights(shape)
+        content = picture_terms.as_batch(self.inputs.content(shape))
+        objective.compare_with(content, self._references.pop(shape, None))
         for name, scale in scales.items():
             scale.assign(weights[name])
         return optimizer
@@ -151,11 +153,11 @@ class Problem:
     def evaluate(self, shape: tuple[int, int]) -> Objective:
         """The objective at one size with its gradient."""
         terms = self.terms(shape)
-        content = None
-        if any(term.compares for term in terms):
-            content = picture_terms.as_batch(self.inputs.content(shape))
+        compares = any(term.compares for term in terms)
+        content = picture_terms.as_batch(self.inputs.content(shape)) if compares else None
+        references = self._references.pop(shape, None)
         return value_and_gradient.make_value_and_gradient(
-            self.model, terms, shape, content=content, **self._evaluation
+            *(self.model, terms, shape), content=content, references=references, **self._evaluation
         )
 
     def renew(self, shape: tuple[int, int]) -> Callable[[int, tf.Tensor], None] | None:
@@ -277,7 +279,7 @@ class Problem:
             )
 
         totals = self._reused("totals", shape, make)
-        of_content, *of_styles = totals(content, resized)
+        (of_content, *of_styles), self._references[shape] = totals(content, resized)
         worths = dict.fromkeys(by_loss, 0.0)
         for term, value in zip(styles, of_content, strict=True):
             worths[term.loss] += value

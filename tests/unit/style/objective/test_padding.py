@@ -63,7 +63,7 @@ def evaluated_each(model, terms, pairs, tile=0):
     call = tf.function(evaluate) if tile else evaluate
     found = []
     for picture, content in pairs:
-        evaluate.compare_with(as_batch(content))
+        evaluate.compare_with(as_batch(content), None)
         value, gradient, _ = call(as_batch(picture))
         found.append((float(value), np.asarray(gradient)))
     return found

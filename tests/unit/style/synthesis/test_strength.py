@@ -166,6 +166,11 @@ def test_total_values_are_those_of_the_evaluation(model):
         total_values = value_and_gradient.make_total_values(
             network, [terms, terms], (24, 36), tile=tile
         )
-        at_content, value = total_values(tf.constant(x), [tf.constant(y)])
+        (at_content, value), references = total_values(tf.constant(x), [tf.constant(y)])
         assert at_content[0] == 0 and sum(at_content) == pytest.approx(float(alone), rel=1e-5)
         assert sum(value) == pytest.approx(float(expected), rel=1e-5)
+        assert list(references) == ([] if tile else ["block2_conv1"])
+        handed_over = value_and_gradient.make_value_and_gradient(
+            network, terms, (24, 36), content=tf.constant(x), references=references, tile=tile
+        )(tf.constant(y))[0]
+        assert float(handed_over) == pytest.approx(float(expected), rel=0 if not tile else 1e-5)
