@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from style.objective.features import Features
 from style.objective.terms import Term
 from style.objective.tiling import TileFeatures
 
@@ -64,6 +65,28 @@ def summands(terms: Sequence[Term]) -> list[tuple[str, Any]]:
 def sums_of(terms: Sequence[Term], owned: Mapping[str, TileFeatures]) -> list[Any]:
     """S_j over what a tile owns, one for each of `summands`."""
     return [sums(owned[layer]) for layer, sums in summands(terms)]
+
+
+def sums_in_turn(
+    terms: Sequence[Term],
+    features: Features,
+    window: tf.Tensor,
+    own: Callable[[Mapping[str, tf.Tensor]], Mapping[str, TileFeatures]],
+) -> dict[tuple[str, Any], Any]:
+    """The same of a window, by summand, with few gradients in memory at a time; see `Features`.
+
+    Args:
+        terms: The terms.
+        features: Window -> features of their layers at least.
+        window: The window of the tile, [1, h, w, 3].
+        own: Features of the window -> what the tile owns of them.
+    """
+
+    def tap(name: str, layer: tf.Tensor) -> list[Any]:
+        return sums_of([term for term in terms if term.layer == name], own({name: layer}))
+
+    by_layer = {name: iter(sums) for name, sums in features(window, tap).items()}
+    return {summand: next(by_layer[summand[0]]) for summand in summands(terms)}
 
 
 def values_of(terms: Sequence[Term], sums: Sequence[Any]) -> list[tf.Tensor]:

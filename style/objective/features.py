@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -13,7 +14,19 @@ from style.objective.layer_geometry import IMAGE
 from vgg_normalize.networks import borders, chain
 
 Convolve = Callable[[tf.Tensor], tf.Tensor]
-Features = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+# (layer name, features) -> what is made of them.
+Tap = Callable[[str, tf.Tensor], list[Any]]
+
+
+class Features(Protocol):
+    """Image -> features of layers; or what `tap` makes of each layer as soon as it is computed.
+
+    The gradients of what taps give wait for those of deeper layers, so that the backward pass holds
+    one of them at a time: they could be computed long before, and would all be kept.
+    """
+
+    def __call__(self, image: tf.Tensor, tap: Tap | None = None) -> dict[str, Any]:
+        """See the class."""
 
 
 def feature_extractor(
@@ -29,20 +42,44 @@ def feature_extractor(
             share.  None: the layers themselves are called.
     """
     layers = sorted(set(names) - {IMAGE})
-    if not layers:
-        return lambda image: {IMAGE: image}
-    activations = chain.activations(model, layers)
-    path = chain.layers_up_to(model, activations.values())
+    activations = chain.activations(model, layers) if layers else {}
+    path = chain.layers_up_to(model, activations.values()) if layers else []
 
-    def features(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = {}
-        tensor = image
+    def features(image: tf.Tensor, tap: Tap | None = None) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
+
+        def visit(name: str, tensor: tf.Tensor, *, deepest: bool) -> tf.Tensor:
+            outputs[name] = _in_float32(tensor)
+            if tap is None:
+                return tensor
+            outputs[name] = tap(name, outputs[name])
+            if outputs[name] and not deepest:
+                tensor, outputs[name] = _gradients_in_turn(tensor, outputs[name])
+            return tensor
+
+        tensor = visit(IMAGE, image, deepest=not path)
         for layer in path:
-            tensor = outputs[layer.name] = _call(layer, tensor, kernels)
-        named = {name: _in_float32(outputs[layer.name]) for name, layer in activations.items()}
-        return {**named, IMAGE: image}
+            tensor = _call(layer, tensor, kernels)
+            for name in (name for name, end in activations.items() if end is layer):
+                tensor = visit(name, tensor, deepest=layer is path[-1])
+        return outputs
 
     return features
+
+
+def _gradients_in_turn(tensor: tf.Tensor, branches: list[Any]) -> tuple[tf.Tensor, list[Any]]:
+    """The same, but gradients come to the branches only after that of the tensor is there."""
+
+    @tf.custom_gradient
+    def identities(tensor: tf.Tensor, *flat: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor, *of_flat: tf.Tensor) -> Any:
+            with tf.control_dependencies([upstream]):
+                return upstream, *(tf.identity(each) for each in of_flat)
+
+        return (tensor, *flat), gradient
+
+    tensor, *flat = identities(tensor, *tf.nest.flatten(branches))
+    return tensor, tf.nest.pack_sequence_as(branches, flat)
 
 
 def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | None) -> tf.Tensor:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from style.objective import tiling
+from style.objective.tile_references import numbers_kept
 from style.objective.tiled_objective import MAX_SUMS
 from vgg_normalize.errors import DevicesError
 from vgg_normalize.networks import chain
@@ -41,6 +42,7 @@ def estimate(
     optimizer: str = "lbfgs",
     history_size: int = 30,
     tile: int = 0,
+    compared: Sequence[str] = (),
     projected: Sequence[str] = (),
 ) -> int:
     """Bytes that optimising a picture takes beyond what the process has, about.
@@ -52,14 +54,20 @@ def estimate(
         optimizer: "lbfgs" or "adam".
         history_size: Pairs (s, y) that L-BFGS keeps in memory.
         tile: Pixels a side of tiles; 0: none.
+        compared: Names of the layers in which the objective compares with the content.
         projected: Names of the layers of which the objective sorts projections.
     """
     largest = max(_features(model, names, shape, tile) for shape in shapes)
     weights = sum(int(np.prod(weight.shape)) for weight in model.weights) * 4
     copies = PICTURES[optimizer] + (2 * history_size if optimizer == "lbfgs" else 0)
     picture = 12 * shapes[0][0] * shapes[0][1]
+    kept = 0
+    if tile and tile < max(shapes[0]):
+        layers = tiling.layer_shapes(model, compared, shapes[0])
+        kept = 4 * numbers_kept({name: layers[name] for name in compared})
     sorting = max((_projections(model, projected, shape, tile) for shape in shapes), default=0)
-    return int(largest + copies * picture + WEIGHTS * weights + GRAPHS + SORTING * sorting)
+    rest = WEIGHTS * weights + GRAPHS + SORTING * sorting
+    return int(largest + copies * picture + kept + rest)
 
 
 def _projections(
@@ -82,9 +90,7 @@ def _features(model: keras.Model, names: Sequence[str], shape: tuple[int, int], 
     for layer in chain.layers_up_to(model, chain.activations(model, layers).values()):
         tensor = layer.compute_output_spec(tensor)
         sizes.append(4 * int(np.prod(tensor.shape)))
-    # By tiles the content's features are computed again each time.
-    passes = 2 if tile and tile < max(shape) else 1
-    return passes * sum(sizes) + WORKING * max(sizes)
+    return sum(sizes) + WORKING * max(sizes)
 
 
 def available() -> int | None:
@@ -130,6 +136,7 @@ def require_memory(
     optimizer: str,
     history_size: int,
     tile: int,
+    compared: Sequence[str] = (),
     projected: Sequence[str] = (),
 ) -> None:
     """See that a run fits into memory; for the arguments see `estimate`.
@@ -148,6 +155,7 @@ def require_memory(
             optimizer=optimizer,
             history_size=history_size,
             tile=tile,
+            compared=compared,
             projected=projected,
         )
 

@@ -23,8 +23,10 @@ from style.objective import evaluation, windows
 from style.objective import tiling as tiles
 from style.objective.evaluation import Objective, References
 from style.objective.features import Convolve, Features, feature_extractor
+from style.objective.layer_geometry import layer_shapes
 from style.objective.terms import Term
-from style.objective.tiling import Tiling
+from style.objective.tile_references import TileReferences
+from style.objective.tiling import TileFeatures, Tiling
 
 # How many numbers sums of a pass over the tiles may be, of 4 bytes: more take several passes.
 MAX_SUMS = 2**26
@@ -39,8 +41,7 @@ class TiledObjective(NamedTuple):
         linear: Terms that need the second only.
         nonlinear_features: Window -> features for the first pass.
         all_features: Window -> features for the second.
-        content_features: Window of the content -> features that terms compare with.
-        content: The picture that terms compare with, [1, H, W, 3], which may change; None where none does.
+        references: What linear terms compare with; None where none does.
     """
 
     tiling: Tiling
@@ -48,8 +49,7 @@ class TiledObjective(NamedTuple):
     linear: Sequence[Term]
     nonlinear_features: Features
     all_features: Features
-    content_features: Features
-    content: tf.Variable | None
+    references: TileReferences | None
 
     def sums_of_tile(self, image: tf.Tensor, i: tf.Tensor) -> list[Any]:
         """S_j(x_i) of the nonlinear terms."""
@@ -66,16 +66,24 @@ class TiledObjective(NamedTuple):
             slopes: lambda_j, flat.
             i: The number of the tile.
         """
-        references: Mapping[str, tf.Tensor] = {}
-        if self.content is not None:
-            references = self.content_features(windows.crop_window(self.content, self.tiling, i))
-        window = windows.crop_window(image, self.tiling, i)
+        references = self.references.of_tile(i) if self.references else {}
+        with tf.control_dependencies(list(references.values())):  # one window in memory at a time
+            window = tf.identity(windows.crop_window(image, self.tiling, i))
+
+        def own(layers: Mapping[str, tf.Tensor]) -> dict[str, TileFeatures]:
+            return tiles.tile_features(layers, references, self.tiling, i)
+
+        terms = [*self.linear, *self.nonlinear]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(window)
-            owned = tiles.tile_features(self.all_features(window), references, self.tiling, i)
-            kinds = evaluation.sum_by_kind(self.linear, evaluation.sums_of(self.linear, owned))
-            sums = tf.nest.flatten(evaluation.sums_of(self.nonlinear, owned))
-            products = [tf.reduce_sum(s * t) for s, t in zip(slopes, sums, strict=True)]
+            sums = evaluation.sums_in_turn(terms, self.all_features, window, own)
+            linear, nonlinear = (
+                [sums[summand] for summand in evaluation.summands(some)]
+                for some in (self.linear, self.nonlinear)
+            )
+            kinds = evaluation.sum_by_kind(self.linear, linear)
+            flat = tf.nest.flatten(nonlinear)
+            products = [tf.reduce_sum(s * t) for s, t in zip(slopes, flat, strict=True)]
             score = tf.add_n([*kinds.values(), *(tf.cast(p, tf.float64) for p in products)])
         return tape.gradient(score, window), kinds
 
@@ -130,6 +138,19 @@ def _rounds(terms: Sequence[Term]) -> list[list[Term]]:
     return rounds
 
 
+def _references(
+    model: keras.Model,
+    terms: Sequence[Term],
+    tiling: Tiling,
+    content: tf.Tensor,
+    kernels: dict[str, Convolve],
+) -> TileReferences:
+    compared = [term.layer for term in terms if term.compares]
+    shapes = layer_shapes(model, compared, tiling.shape)
+    features = feature_extractor(model, compared, kernels=kernels)
+    return TileReferences(features, {name: shapes[name] for name in compared}, tiling, content)
+
+
 def tiled_objective(
     model: keras.Model,
     terms: Sequence[Term],
@@ -139,22 +160,21 @@ def tiled_objective(
     kernels: dict[str, Convolve],
 ) -> Objective:
     """The objective by tiles: a sum over rounds of terms, each with both passes."""
-    compared = None if content is None else tf.Variable(content, trainable=False)
+    references = None if content is None else _references(model, terms, tiling, content, kernels)
 
     def extractor(terms: Sequence[Term]) -> Features:
         return feature_extractor(model, [term.layer for term in terms], kernels=kernels)
 
     def objective(terms: Sequence[Term]) -> TiledObjective:
         nonlinear = [term for term in terms if not term.linear]
-        compares = [term for term in terms if term.compares]
+        compares = any(term.compares for term in terms)
         return TiledObjective(
             tiling,
             nonlinear,
             [term for term in terms if term.linear],
             extractor(nonlinear),
             extractor(terms),
-            extractor(compares),
-            compared if compares else None,
+            references if compares else None,
         )
 
     parts = [objective(terms) for terms in _rounds(terms)]
@@ -171,7 +191,7 @@ def tiled_objective(
         return value, gradient, kinds
 
     def compare_with(content: tf.Tensor, _: References | None) -> None:
-        if compared is not None:
-            compared.assign(content)
+        if references is not None:
+            references.compare_with(content)
 
     return Objective(evaluate, compare_with)

@@ -206,7 +206,7 @@ def tile_features(
 
     Args:
         features: Layer name -> features [1, h, w, C] of its window, `IMAGE` among them.
-        references: Layer name -> features of the same window of another picture.
+        references: Layer name -> what the tile owns of another picture's features.
         tiling: The tiles.
         i: The number of the tile, from 0.
     """
@@ -224,7 +224,6 @@ def tile_features(
                 border = tf.cast(goes_on, tf.int32)
                 with_border = _crop(layer, begin, size + border)
             layer = _crop(layer, begin, size)
-            reference = None if reference is None else _crop(reference, begin, size)
         elif name == IMAGE:
             with_border = borders.pad(layer, 1, "wrap")[:, 1:, 1:] if tiling.wraps else layer
         owned[name] = TileFeatures(layer, reference, origin, size, with_border)

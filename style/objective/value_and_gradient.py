@@ -10,7 +10,7 @@ How it is done by tiles stands in `tiled_objective`; up to rounding both ways gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -100,12 +100,13 @@ def make_total_values(
             features(windows.crop_window(picture, tiling, i))
             for picture, features in zip(pictures, extractors, strict=True)
         ]
-        references = by_picture[0]
+        owned = tiles.tile_features(by_picture[0], {}, tiling, i)
+        references = {name: owned[name].features for name in compared}
         sums = [
             evaluation.sums_of(terms, tiles.tile_features(features, references, tiling, i))
             for terms, features in zip(groups, by_picture, strict=True)
         ]
-        return sums, {name: references[name] for name in compared if tiling.tiles == 1}
+        return sums, references if tiling.tiles == 1 else {}
 
     def values(batch: tf.Tensor) -> tuple[list[list[tf.Tensor]], References]:
         sums, references = tiles.sum_over_tiles(of_tile, tiling, tf.split(batch, len(groups)))
@@ -176,11 +177,14 @@ def make_value_and_gradient(
     if compared and content is not None:
         compare_with(content, references)
 
+    def own(layers: Mapping[str, tf.Tensor]) -> dict[str, TileFeatures]:
+        return tiles.tile_features(layers, compared_with, tiling, 0)
+
     def evaluate(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            owned = tiles.tile_features(features(image), compared_with, tiling, 0)
-            kinds = evaluation.sum_by_kind(terms, evaluation.sums_of(terms, owned))
+            sums = evaluation.sums_in_turn(terms, features, image, own)
+            kinds = evaluation.sum_by_kind(terms, list(sums.values()))
             total = tf.add_n(list(kinds.values()))
         return evaluation.rounded_result(kinds, tape.gradient(total, image))
 

@@ -78,11 +78,9 @@ class Problem:
     def _plan(self, in_memory: bool) -> tuple[list[tuple[int, int]], list[int]]:
         """The sizes to optimise in turn and the evaluations at each, checked to be possible."""
         options, model, inputs = self.options, self.model, self.inputs
-        layers = {
-            "inversion": options.content_layers,
-            "texture": options.style_layers,
-        }.get(options.task, (*options.content_layers, *options.style_layers))
-        used = [name for name, _ in layers]
+        content = [] if options.task == "texture" else [name for name, _ in options.content_layers]
+        style = [] if options.task == "inversion" else [name for name, _ in options.style_layers]
+        used = [*content, *style]
         least = chain.min_image_size(chain.features(model, used)) if used else 1
         if options.padding == "reflect":  # there is something to reflect from two positions on
             least *= 2
@@ -99,7 +97,8 @@ class Problem:
             optimizer=options.optimizer,
             history_size=options.history_size if in_memory else 0,
             tile=options.tile,
-            projected=[name for name, _ in options.style_layers] if sliced else [],
+            compared=content,
+            projected=style if sliced else [],
         )
         shapes = sizes.coarse_to_fine(
             inputs.shape,

@@ -12,6 +12,7 @@ from helpers import images, tiny_chain
 
 from style.objective import (
     features,
+    tile_references,
     tiled_objective,
     tiling,
     value_and_gradient,
@@ -89,18 +90,27 @@ def test_winograds_convolution_compiles_to_the_same():
 def make_tiled(loss: str) -> tiled_objective.TiledObjective:
     terms = make_terms(loss, TILE)
     nonlinear = [term for term in terms if not term.linear]
+    compared = [term.layer for term in terms if term.compares]
     extract, of_nonlinear, of_content = (
-        features.feature_extractor(model(), [term.layer for term in some])
-        for some in (terms, nonlinear, [term for term in terms if term.compares])
+        features.feature_extractor(model(), names)
+        for names in (
+            [term.layer for term in terms],
+            [term.layer for term in nonlinear],
+            compared,
+        )
+    )
+    tiles = tiling.make_tiling(model(), [term.layer for term in terms], SHAPE, TILE)
+    shapes = tiling.layer_shapes(model(), compared, SHAPE)
+    references = tile_references.TileReferences(
+        of_content, {name: shapes[name] for name in compared}, tiles, picture(1)
     )
     return tiled_objective.TiledObjective(
-        tiling.make_tiling(model(), [term.layer for term in terms], SHAPE, TILE),
+        tiles,
         nonlinear,
         [term for term in terms if term.linear],
         of_nonlinear,
         extract,
-        of_content,
-        tf.Variable(picture(1)),
+        references,
     )
 
 

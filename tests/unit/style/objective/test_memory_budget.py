@@ -37,7 +37,8 @@ with open("/proc/self/statm") as file:
 layers = [(f"block{block}_conv1", 1.0) for block in (1, 2, 3)]
 names, shape, random = [name for name, _ in layers], (side, side), np.random.default_rng(0)
 estimate = memory_budget.estimate(
-    model, names, [shape, (128, 128)], optimizer=optimizer, history_size=pairs, tile=tile
+    *(model, names, [shape, (128, 128)]),
+    optimizer=optimizer, history_size=pairs, tile=tile, compared=names[-1:],
 )
 terms = content_terms(model, layers[-1:], 1.0, shape=shape)
 style = Style(random.random((128, 128, 3), np.float32))
@@ -219,7 +220,11 @@ def need(folder):
 
     def need(tile: int = 0, pairs: int = PAIRS, optimizer: str = "lbfgs") -> int:
         return memory_budget.estimate(
-            model, ["block1_conv1"] * 2, shapes, optimizer=optimizer, history_size=pairs, tile=tile
+            *(model, ["block1_conv1"] * 2, shapes),
+            optimizer=optimizer,
+            history_size=pairs,
+            tile=tile,
+            compared=["block1_conv1"],
         )
 
     return need
