@@ -126,4 +126,5 @@ def _imagenet(log: Callable[[str], None], *, normalized: bool) -> keras.Model:
     log(
         f"network: VGG19 trained on ImageNet, normalised by the means of {means.images} photographs"
     )
-    return rescaling.normalize(model, means)
+    rescaling.normalize_in_place(model, means)
+    return model

@@ -55,12 +55,19 @@ def normalize(model: keras.Model, means: Means) -> keras.Model:
         NetworkError: The network is not rescalable (the message names the layer), or the means
             are not those of this network.
     """
+    require_fitting(means, chain.stages(model))
+    normal = chain.copy(model)
+    normalize_in_place(normal, means)
+    return normal
+
+
+def normalize_in_place(model: keras.Model, means: Means) -> None:
+    """What `normalize` does, to the network itself."""
     stages = chain.stages(model)
     require_fitting(means, stages)
-    normal = chain.copy(model)
     input_scales = np.ones(1)
     for stage in stages:
-        layer = normal.get_layer(stage.layer.name)
+        layer = stage.layer
         kernel, *bias = (np.asarray(weight) for weight in layer.get_weights())
         inputs, outputs = kernel.shape[-2:]
         scales = means.scales(layer.name) if stage.rectified else np.ones(outputs)
@@ -70,7 +77,6 @@ def normalize(model: keras.Model, means: Means) -> keras.Model:
         weights = rescale(kernel, bias[0] if bias else None, scales, repeated)
         layer.set_weights([w.astype(kernel.dtype) for w in weights if w is not None])
         input_scales = scales
-    return normal
 
 
 def require_fitting(means: Means, stages: list[chain.Stage]) -> None:
