@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import keras
@@ -21,8 +22,9 @@ Tap = Callable[[str, tf.Tensor], list[Any]]
 class Features(Protocol):
     """Image -> features of layers; or what `tap` makes of each layer as soon as it is computed.
 
-    The gradients of what taps give wait for those of deeper layers, so that the backward pass holds
-    one of them at a time: they could be computed long before, and would all be kept.
+    With a tap the backward pass takes little memory.  What a tap works on is computed there again, and
+    not before the gradient of the deeper layers has come, so that one layer's is in memory at a time.
+    So is the first convolution, whose output is the largest and takes no time.
     """
 
     def __call__(self, image: tf.Tensor, tap: Tap | None = None) -> dict[str, Any]:
@@ -42,44 +44,58 @@ def feature_extractor(
             share.  None: the layers themselves are called.
     """
     layers = sorted(set(names) - {IMAGE})
-    activations = chain.activations(model, layers) if layers else {}
-    path = chain.layers_up_to(model, activations.values()) if layers else []
+    if not layers:
+        return lambda image, tap=None: {IMAGE: tap(IMAGE, image) if tap else image}
+    activations = chain.activations(model, layers)
+    path = chain.layers_up_to(model, activations.values())
+    names_of = {x.name: [name for name, end in activations.items() if end is x] for x in path}
+    count = 1 + next(i for i, x in enumerate(path) if x.weights or names_of[x.name])
 
     def features(image: tf.Tensor, tap: Tap | None = None) -> dict[str, Any]:
-        outputs: dict[str, Any] = {}
+        def view(layer: keras.Layer, tensor: tf.Tensor) -> dict[str, Any]:
+            tensor = _in_float32(tensor)
+            return {name: tap(name, tensor) if tap else tensor for name in names_of[layer.name]}
 
-        def visit(name: str, tensor: tf.Tensor, *, deepest: bool) -> tf.Tensor:
-            outputs[name] = _in_float32(tensor)
-            if tap is None:
-                return tensor
-            outputs[name] = tap(name, outputs[name])
-            if outputs[name] and not deepest:
-                tensor, outputs[name] = _gradients_in_turn(tensor, outputs[name])
-            return tensor
+        def begin(tensor: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any]]:
+            for layer in path[:count]:
+                tensor = _call(layer, tensor, kernels)
+            return tensor, view(path[count - 1], tensor)
 
-        tensor = visit(IMAGE, image, deepest=not path)
-        for layer in path:
+        tensor, outputs = _computed_again(begin, image) if tap else begin(image)
+        for layer in path[count:]:
             tensor = _call(layer, tensor, kernels)
-            for name in (name for name, end in activations.items() if end is layer):
-                tensor = visit(name, tensor, deepest=layer is path[-1])
-        return outputs
+            if tap and names_of[layer.name] and layer is not path[-1]:
+                view_again = partial(lambda x, tensor: (tensor, view(x, tensor)), layer)
+                tensor, made = _computed_again(view_again, tensor)
+            else:
+                made = view(layer, tensor)
+            outputs |= made
+        return {IMAGE: tap(IMAGE, image) if tap else image, **outputs}
 
     return features
 
 
-def _gradients_in_turn(tensor: tf.Tensor, branches: list[Any]) -> tuple[tf.Tensor, list[Any]]:
-    """The same, but gradients come to the branches only after that of the tensor is there."""
+def _computed_again(function: Callable[[tf.Tensor], Any], tensor: tf.Tensor) -> Any:
+    """(tensor, made) of a tensor; in the backward pass again, once the first one's gradient is there."""
+    made: list[Any] = []
 
     @tf.custom_gradient
-    def identities(tensor: tf.Tensor, *flat: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor, *of_flat: tf.Tensor) -> Any:
-            with tf.control_dependencies([upstream]):
-                return upstream, *(tf.identity(each) for each in of_flat)
+    def call(tensor: tf.Tensor) -> Any:
+        made.append(function(tensor))
 
-        return (tensor, *flat), gradient
+        def gradient(*upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
+            with tf.control_dependencies(upstream[:1]):
+                again = tf.identity(tensor)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(again)
+                flat = tf.nest.flatten(function(again))
+            back = tape.gradient(flat, again, upstream, unconnected_gradients="zero")
+            return (back, [None] * len(variables)) if variables else back
 
-    tensor, *flat = identities(tensor, *tf.nest.flatten(branches))
-    return tensor, tf.nest.pack_sequence_as(branches, flat)
+        return tf.nest.flatten(made[-1]), gradient
+
+    flat = call(tensor)
+    return tf.nest.pack_sequence_as(made[-1], flat)
 
 
 def _call(layer: keras.Layer, tensor: tf.Tensor, kernels: dict[str, Convolve] | None) -> tf.Tensor:

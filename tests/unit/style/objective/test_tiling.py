@@ -13,8 +13,8 @@ from keras import layers
 
 import vgg_normalize as vn
 from style.objective import terms as objective
+from style.objective import tile_references, value_and_gradient, windows
 from style.objective import tiling as tiles
-from style.objective import value_and_gradient, windows
 from style.objective.losses import STYLE_LOSSES
 from style.synthesis import picture_terms
 from style.synthesis.picture_terms import Style
@@ -160,6 +160,30 @@ def test_a_sum_of_all_kinds_by_tiles_is_that_of_the_whole(kind, shape, tile):
     expected = evaluated(model, every_term(model, shape), shape)
     assert set(expected[2]) == {"style", "content", "tv", "norm"}
     assert_same(evaluated(model, every_term(model, shape, tile), shape, tile), expected)
+
+
+def test_content_features_that_are_not_kept_give_the_same_bits(monkeypatch):
+    model = network()
+    contents = [tf.constant(noise(SHAPE, seed)[None]) for seed in (1, 5)]
+
+    def evaluations():
+        """Of two contents in turn."""
+        evaluate = value_and_gradient.make_value_and_gradient(
+            *(model, ALONE["content"](model, TILE), SHAPE), content=contents[0], tile=TILE
+        )
+        traced = tf.function(evaluate)
+        for content in contents:
+            evaluate.compare_with(content, None)
+            yield [np.asarray(x) for x in tf.nest.flatten(traced(noise(SHAPE, 2)[None]))]
+
+    assert tile_references.numbers_kept({"a": (3, 4, 5), "b": (1, 1, 2)}) == 62
+    kept = list(evaluations())
+    monkeypatch.setattr(tile_references, "MAX_KEPT", 61)
+    assert tile_references.numbers_kept({"a": (3, 4, 5), "b": (1, 1, 2)}) == 0
+    for ours, theirs in zip(evaluations(), kept, strict=True):
+        for found, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert kept[0][0] != kept[1][0]
 
 
 @pytest.mark.parametrize("loss", ["gram", "mmd_gaussian", "wasserstein"])
