@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from vgg_normalize.errors import Error
+from vgg_normalize.runtime.command import as_labels
 
 
 @contextlib.contextmanager
@@ -17,5 +18,8 @@ def on_the_page() -> Iterator[None]:
         yield
     except Error as error:
         raise gr.Error(
-            str(error), duration=None, title="This cannot be made", print_exception=False
+            as_labels(str(error)),
+            duration=None,
+            title="This cannot be made",
+            print_exception=False,
         ) from error

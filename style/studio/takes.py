@@ -23,6 +23,7 @@ from style.synthesis.defaults import resolve_layers
 from style.synthesis.options import CONTENT_LAYERS, Options
 from vgg_normalize.errors import Error, UsageError
 from vgg_normalize.networks import chain
+from vgg_normalize.runtime.command import as_labels
 
 OPTIONS = [field.name for field in dataclasses.fields(Options) if field.name != "task"]
 
@@ -135,7 +136,7 @@ class Take:
         try:
             self._take_steps(model, changed)
         except Error as error:
-            self.stage, self.message = Stage.FAILED, str(error)
+            self.stage, self.message = Stage.FAILED, as_labels(str(error))
         finally:
             if self.stage is not Stage.STOPPED:
                 self.forget_state()

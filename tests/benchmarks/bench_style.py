@@ -63,10 +63,18 @@ An evaluation at 256 pixels takes 0.27 of the time of one at 512, so that 80 of 
 at most a fifth would be gained there.  With the default objective it is a loss: bridge/cubism at 512 pixels had its loss of 200
 evaluations after 186 more and 80 at half the size, in 1.23 of the time.
 
+With --scales=2 --coarse_steps=40 of `bench_programs.py`, at 512 pixels, evaluations at the last size and the
+time from Enter in parts of pastiche's: coffee/mosaic 90 and 0.21 became 46 and 0.15, cat/strokes 95 and
+0.21 became 74 and 0.20, astronaut/leaves 73 and 0.17 became 62 and 0.19.  What pays depends on how far the
+picture has to go, so one size stays the default.  Each further size costs some 3 s of targets and graphs.
+
 What helped an evaluation on CPUs: Winograd's convolution from 64 x 128 channels on (of a deep network
 0.84 of PyTorch's time became 0.58 at 256 pixels, 0.75 became 0.46 at 512; of the prefix 0.75 became
 0.67, 0.62 became 0.51), and one product instead of two in the Gram matrix's derivative (a tenth).  With
-64 x 64 channels or fewer its transforms cost what the products save.  What did not help: Winograd's
+64 x 64 channels or fewer its transforms cost what the products save.  F(6 x 6)
+in place of F(4 x 4) up to 256 x 256 channels made an evaluation of the whole network 0.93 of its time at 256
+pixels and 0.92 at 512 (0.83 to 0.93 of a convolution's); with 256 x 512 and 512 x 512 channels it would be 1.2
+and 0.9 of a convolution's time, in 0.1 GiB more.  What did not help: Winograd's
 F(2 x 2), its transforms by rows and then by columns, or by strips in a loop; a Gram matrix as a sum of
 blocks, which halves its product alone, but not beside the convolutions; weights as constants of the
 graph, once convolutions were Winograd's (and 0.9 GiB more at the peak); a larger threshold for malloc's
@@ -87,6 +95,9 @@ filters: Winograd's in float32, oneDNN's; Winograd's in bfloat16, oneDNN's):
     64, 128    16.0  13.9   15.1   8.9        256, 512    8.5  13.7    5.9   8.1
     128, 128   25.0  26.6   22.9  15.7        512, 512   13.2  26.2    9.3  14.5
     128, 256   11.3  14.7    8.7   8.4        512, 512    5.3   7.4    3.8   4.7   (block 5)
+
+Memory: style gradients that wait for their turn took 0.15 GiB less of 0.54 for 512 x 512 pixels, computing the
+first convolution and what the style losses work on again 0.08, in the same time.
 
 What helped a step: no AutoGraph (1.1 s at the beginning) and indices of Winograd's windows outside
 the graph (0.6 s).  What did not: XLA for the two loops (twice their time), their products as matrix

@@ -20,6 +20,8 @@ from vgg_normalize.runtime.progress import Heartbeat, Interrupted, InterruptHand
 
 # The heading of `--help`; absl would name the modules whose code defines the flags.
 HELP_GROUP = "flags"
+# How errors write options.
+_OPTION = re.compile(r"`(\w+(?:=[^`\s]+)?)`")
 
 
 def as_flags(message: str) -> str:
@@ -27,7 +29,12 @@ def as_flags(message: str) -> str:
 
     Below the command line options are arguments of functions, and errors name them as such.
     """
-    return re.sub(r"`(\w+(?:=[^`\s]+)?)`", r"--\1", message)
+    return _OPTION.sub(r"--\1", message)
+
+
+def as_labels(message: str) -> str:
+    """The same for a page, where options stand in words: size, tile=512."""
+    return _OPTION.sub(r"\1", message)
 
 
 def defaults(settings: type) -> dict[str, Any]:

@@ -29,18 +29,20 @@ def definition(image, kernel):
     )
 
 
+@pytest.mark.parametrize("filtering", [winograd.F4, winograd.F6], ids=["F4", "F6"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_is_the_convolution(shape):
+def test_it_is_the_convolution(shape, filtering):
     image, kernel = drawn(*shape)
-    found = winograd.winograd_convolution(kernel)(tf.constant(image))
+    found = winograd.winograd_convolution(kernel, filtering=filtering)(tf.constant(image))
     np.testing.assert_allclose(found, definition(image, kernel), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("filtering", [winograd.F4, winograd.F6], ids=["F4", "F6"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_its_gradient_is_that_of_the_convolution(shape):
+def test_its_gradient_is_that_of_the_convolution(shape, filtering):
     image, kernel = drawn(*shape)
     upstream = RANDOM.normal(size=(*image.shape[:3], kernel.shape[3]))
-    x, convolve = tf.constant(image), winograd.winograd_convolution(kernel)
+    x, convolve = tf.constant(image), winograd.winograd_convolution(kernel, filtering=filtering)
     with tf.GradientTape() as tape:
         tape.watch(x)
         found = convolve(x)
@@ -76,32 +78,42 @@ def test_sizes_that_a_graph_does_not_know():
     assert known.output_shapes == (2, 6, 9, 4)
 
 
-def test_the_turned_kernel_has_the_same_values_at_swapped_points():
+@pytest.mark.parametrize("filtering", [winograd.F4, winograd.F6], ids=["F4", "F6"])
+def test_the_turned_kernel_has_the_same_values_at_reciprocal_points(filtering):
     kernel = RANDOM.normal(size=(3, 3))
-    values = winograd.KERNEL @ kernel.reshape(9)
-    turned = winograd.KERNEL @ kernel[::-1, ::-1].reshape(9)
-    np.testing.assert_allclose(turned, values[winograd.ROTATED], rtol=1e-13)
+    values = filtering.kernel @ kernel.reshape(9)
+    turned = filtering.kernel @ kernel[::-1, ::-1].reshape(9)
+    np.testing.assert_allclose(turned, values[filtering.rotated], rtol=1e-13, atol=1e-14)
     assert np.abs(turned - values).max() > 0.1
 
 
-def rounding(points, monkeypatch):
+def rounding(filtering):
     """The error in float32 relative to the result, rms, on features and kernels as in VGG."""
-    image, kernel = drawn(1, 16, 16, 256, 8, np.float32)
+    image, kernel = drawn(1, 18, 18, 256, 8, np.float32)
     image = np.maximum(image, 0)
-    output, inward, values = winograd.transforms(points)
-    monkeypatch.setattr(winograd, "OUTPUT", output)
-    monkeypatch.setattr(winograd, "INPUT", inward)
-    monkeypatch.setattr(winograd, "KERNEL", values)
     exact = definition(image.astype(np.float64), kernel.astype(np.float64))
-    found = winograd.winograd_convolution(kernel)(tf.constant(image))
+    found = winograd.winograd_convolution(kernel, filtering=filtering)(tf.constant(image))
     assert found.dtype == tf.float32
     return np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2))
 
 
-def test_in_float32_it_rounds_less_than_with_the_points_of_the_paper(monkeypatch):
-    ours = rounding(winograd.POINTS, monkeypatch)
-    assert ours < 3e-6
-    assert ours < 0.85 * rounding((0.0, 1.0, -1.0, 2.0, -2.0, np.inf), monkeypatch)
+def test_in_float32_it_rounds_less_than_with_the_points_of_the_paper():
+    output, inward, kernel = winograd.transforms((0.0, 1.0, -1.0, 2.0, -2.0, np.inf))
+    paper = winograd.F4._replace(output=output, input=inward, kernel=kernel)
+    assert rounding(winograd.F4) < min(3e-6, 0.85 * rounding(paper))
+    assert rounding(winograd.F6) < 9e-6
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "products", "window"),
+    [(256, 256, None, 8), (256, 512, None, 6), (64, 128, "bfloat16", 6)],
+)
+def test_small_kernels_are_transformed_to_larger_ones(channels, filters, products, window):
+    kernel = np.zeros((3, 3, channels, filters), np.float32)
+    convolve = tf.function(winograd.winograd_convolution(kernel, products), autograph=False)
+    graph = convolve.get_concrete_function(tf.TensorSpec([1, 16, 16, channels])).graph
+    kept = [tuple(tensor.shape) for tensor, _ in graph.captures]
+    assert (window**2, channels, filters) in kept
 
 
 def convolution_layer(filters=128, size=3, kind=keras.layers.Conv2D, **options):

@@ -61,7 +61,7 @@ def test_fixed_styles_are_chosen_by_name(apply, world):
     [
         ({"network": "/etc"}, "Expected a styliser"),
         ({"content": None}, "Expected a content picture"),
-        ({}, "Expected `style`"),
+        ({}, "Expected style. Received: none"),
         ({"weights": "1,x"}, "Expected weights of 0 or more"),
     ],
 )

