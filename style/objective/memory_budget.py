@@ -18,7 +18,7 @@ from vgg_normalize.networks import chain
 # What an evaluation works on besides the features that it keeps for the backward pass, in sizes of
 # the largest layer: gradients, windows of convolutions, oneDNN's copies (more of them on processors
 # without AVX-512), what the allocator keeps.
-WORKING = 10
+WORKING = 6
 # Sizes of the weights that the kernels take which `winograd` makes ready.
 WEIGHTS = 4
 # Pictures besides the history: where the run is, where it tries, directions, gradients, spectra, and
