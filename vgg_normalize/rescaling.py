@@ -57,7 +57,7 @@ def normalize(model: keras.Model, means: Means) -> keras.Model:
     """
     require_fitting(means, chain.stages(model))
     normal = chain.copy(model)
-    normalize_in_place(normal, means)
+    _rescale_all(chain.stages(normal), means)
     return normal
 
 
@@ -65,6 +65,10 @@ def normalize_in_place(model: keras.Model, means: Means) -> None:
     """What `normalize` does, to the network itself."""
     stages = chain.stages(model)
     require_fitting(means, stages)
+    _rescale_all(stages, means)
+
+
+def _rescale_all(stages: list[chain.Stage], means: Means) -> None:
     input_scales = np.ones(1)
     for stage in stages:
         layer = stage.layer

@@ -57,6 +57,15 @@ class Objective:
         return self._evaluate(image)
 
 
+def store(variables: dict[str, tf.Variable], values: References) -> None:
+    """Put values into the variables of their names, which are made at the first call."""
+    for name, value in values.items():
+        if name in variables:
+            variables[name].assign(value)
+        else:
+            variables[name] = tf.Variable(value, trainable=False)
+
+
 def summands(terms: Sequence[Term]) -> list[tuple[str, Any]]:
     """The sums that the terms need, each once however many terms share it."""
     return list(dict.fromkeys((term.layer, term.sums) for term in terms))

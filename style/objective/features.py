@@ -24,7 +24,7 @@ class Features(Protocol):
 
     With a tap the backward pass takes little memory.  What a tap works on is computed there again, and
     not before the gradient of the deeper layers has come, so that one layer's is in memory at a time.
-    So is the first convolution, whose output is the largest and takes no time.
+    So is the first convolution, whose output is the largest and cheap.
     """
 
     def __call__(self, image: tf.Tensor, tap: Tap | None = None) -> dict[str, Any]:
@@ -44,33 +44,34 @@ def feature_extractor(
             share.  None: the layers themselves are called.
     """
     layers = sorted(set(names) - {IMAGE})
-    if not layers:
-        return lambda image, tap=None: {IMAGE: tap(IMAGE, image) if tap else image}
-    activations = chain.activations(model, layers)
-    path = chain.layers_up_to(model, activations.values())
+    activations = chain.activations(model, layers) if layers else {}
+    path = chain.layers_up_to(model, activations.values()) if layers else []
     names_of = {x.name: [name for name, end in activations.items() if end is x] for x in path}
-    count = 1 + next(i for i, x in enumerate(path) if x.weights or names_of[x.name])
+    # Up to the first convolution, or to a layer before it that is named.
+    count = next((i + 1 for i, x in enumerate(path) if x.weights or names_of[x.name]), 0)
 
     def features(image: tf.Tensor, tap: Tap | None = None) -> dict[str, Any]:
-        def view(layer: keras.Layer, tensor: tf.Tensor) -> dict[str, Any]:
-            tensor = _in_float32(tensor)
-            return {name: tap(name, tensor) if tap else tensor for name in names_of[layer.name]}
+        def view(layer: keras.Layer, tensor: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any]]:
+            """The tensor as it is, and what is made of it."""
+            seen = _in_float32(tensor)
+            return tensor, {n: tap(n, seen) if tap else seen for n in names_of[layer.name]}
 
         def begin(tensor: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any]]:
             for layer in path[:count]:
                 tensor = _call(layer, tensor, kernels)
-            return tensor, view(path[count - 1], tensor)
+            return view(path[count - 1], tensor)
 
-        tensor, outputs = _computed_again(begin, image) if tap else begin(image)
+        outputs = {IMAGE: tap(IMAGE, image) if tap else image}
+        if not path:
+            return outputs
+        tensor, made = _computed_again(begin, image) if tap else begin(image)
         for layer in path[count:]:
-            tensor = _call(layer, tensor, kernels)
-            if tap and names_of[layer.name] and layer is not path[-1]:
-                view_again = partial(lambda x, tensor: (tensor, view(x, tensor)), layer)
-                tensor, made = _computed_again(view_again, tensor)
-            else:
-                made = view(layer, tensor)
             outputs |= made
-        return {IMAGE: tap(IMAGE, image) if tap else image, **outputs}
+            tensor = _call(layer, tensor, kernels)
+            again = tap and names_of[layer.name] and layer is not path[-1]
+            look = partial(view, layer)
+            tensor, made = _computed_again(look, tensor) if again else look(tensor)
+        return outputs | made
 
     return features
 

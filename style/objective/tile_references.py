@@ -51,11 +51,7 @@ class TileReferences:
     def compare_with(self, picture: tf.Tensor) -> None:
         """Replace the picture by another of its shape."""
         values = self._layers_of(picture) if self._keeps else {IMAGE: picture}
-        for name, value in values.items():
-            if name in self._variables:
-                self._variables[name].assign(value)
-            else:
-                self._variables[name] = tf.Variable(value, trainable=False)
+        evaluation.store(self._variables, values)
 
     def of_tile(self, i: tf.Tensor) -> References:
         """Layer name -> the features that tile i owns, [1, h, w, C]."""

@@ -168,11 +168,7 @@ def make_value_and_gradient(
 
     def compare_with(content: tf.Tensor, references: References | None) -> None:
         layers = references or content_features(content)
-        for name in compared:
-            if name in compared_with:
-                compared_with[name].assign(layers[name])
-            else:
-                compared_with[name] = tf.Variable(layers[name], trainable=False)
+        evaluation.store(compared_with, {name: layers[name] for name in compared})
 
     if compared and content is not None:
         compare_with(content, references)

@@ -66,7 +66,7 @@ evaluations after 186 more and 80 at half the size, in 1.23 of the time.
 With --scales=2 --coarse_steps=40 of `bench_programs.py`, at 512 pixels, evaluations at the last size and the
 time from Enter in parts of pastiche's: coffee/mosaic 90 and 0.21 became 46 and 0.15, cat/strokes 95 and
 0.21 became 74 and 0.20, astronaut/leaves 73 and 0.17 became 62 and 0.19.  What pays depends on how far the
-picture has to go, so one size stays the default.  Each further size costs some 3 s of targets and graphs.
+picture has to go, so one size stays the default.
 
 What helped an evaluation on CPUs: Winograd's convolution from 64 x 128 channels on (of a deep network
 0.84 of PyTorch's time became 0.58 at 256 pixels, 0.75 became 0.46 at 512; of the prefix 0.75 became
@@ -96,7 +96,7 @@ filters: Winograd's in float32, oneDNN's; Winograd's in bfloat16, oneDNN's):
     128, 128   25.0  26.6   22.9  15.7        512, 512   13.2  26.2    9.3  14.5
     128, 256   11.3  14.7    8.7   8.4        512, 512    5.3   7.4    3.8   4.7   (block 5)
 
-Memory: style gradients that wait for their turn took 0.15 GiB less of 0.54 for 512 x 512 pixels, computing the
+Memory, as TensorFlow counts it: style gradients that wait for their turn took 0.15 GiB less of 0.54 for 512 x 512 pixels, computing the
 first convolution and what the style losses work on again 0.08, in the same time.
 
 What helped a step: no AutoGraph (1.1 s at the beginning) and indices of Winograd's windows outside
