@@ -194,6 +194,20 @@ def gradient_of(function, x) -> np.ndarray:
     return tape.gradient(value, x).numpy()
 
 
+def peak_memory(function, image: tf.Tensor) -> int:
+    """The most bytes that tensors take in a call of a traced function, besides those before it."""
+    try:
+        tf.config.experimental.get_memory_info("CPU:0")
+    except ValueError:
+        pytest.skip("this build of TensorFlow does not count memory")
+    traced = tf.function(function, autograph=False).get_concrete_function(image)
+    traced(image)
+    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+    tf.config.experimental.reset_memory_stats("CPU:0")
+    traced(image)
+    return tf.config.experimental.get_memory_info("CPU:0")["peak"] - before
+
+
 def assert_gradient(function, x, relative: float = 1e-6, seed: int = 0) -> None:
     """The gradient along a random direction is the central difference, in float64.
 

@@ -123,6 +123,8 @@ class TiledObjective(NamedTuple):
     def evaluate(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         """The objective, its gradient, and what each kind of term adds to it."""
         slopes, nonlinear = self.slopes(image)
+        with tf.control_dependencies(slopes):  # one pass in memory at a time
+            image = tf.identity(image)
         gradient, linear = self.gradient(image, slopes)
         kinds = {k: nonlinear.get(k, 0.0) + linear.get(k, 0.0) for k in (*nonlinear, *linear)}
         return evaluation.rounded_result(kinds, gradient)

@@ -46,7 +46,7 @@ class Preprocessing(keras.layers.Layer):
         pixels = image * 255.0
         if self.preprocessing_mode == "none":
             return pixels
-        return pixels[..., ::-1] - np.array(IMAGENET_MEAN_BGR, self.compute_dtype)
+        return keras.ops.flip(pixels, axis=-1) - np.array(IMAGENET_MEAN_BGR, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

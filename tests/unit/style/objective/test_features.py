@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import draw_weights
+from helpers import draw_weights, peak_memory
 from keras import layers
 
 from style.objective.features import feature_extractor
@@ -69,21 +69,6 @@ def test_a_tap_has_the_values_and_the_gradient_of_what_it_is_made_of(names, own_
     np.testing.assert_allclose(gradient, slope, rtol=1e-12, atol=1e-12 * np.abs(slope).max())
 
 
-def most_memory(function, image: tf.Tensor) -> float:
-    """The most that a call of a traced function takes, in layers of 2 MiB."""
-    try:
-        tf.config.experimental.get_memory_info("CPU:0")
-    except ValueError:
-        pytest.skip("this build of TensorFlow does not count memory")
-    traced = tf.function(function, autograph=False).get_concrete_function(image)
-    traced(image)
-    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-    tf.config.experimental.reset_memory_stats("CPU:0")
-    traced(image)
-    most = tf.config.experimental.get_memory_info("CPU:0")["peak"]
-    return (most - before) / (4 * SIDE**2 * FILTERS)
-
-
 def test_gradients_of_taps_are_in_memory_one_at_a_time():
     """Six layers that are kept, and what one of them is worked on with; all at once it is 13.5."""
     model = chain(7, FILTERS)
@@ -99,6 +84,7 @@ def test_gradients_of_taps_are_in_memory_one_at_a_time():
             score = tf.add_n([tf.reduce_sum(g * g) for g in grams])
         return tape.gradient(score, image)
 
-    in_turn = most_memory(lambda image: slope(image, gram), image)
-    at_once = most_memory(lambda image: slope(image, None), image)
+    layer = 4 * SIDE**2 * FILTERS
+    in_turn = peak_memory(lambda image: slope(image, gram), image) / layer
+    at_once = peak_memory(lambda image: slope(image, None), image) / layer
     assert in_turn < 10 and in_turn < 0.8 * at_once

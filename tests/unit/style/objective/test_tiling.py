@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import draw_weights, small_vgg
+from helpers import draw_weights, peak_memory, small_vgg
 from keras import layers
 
 import vgg_normalize as vn
@@ -160,6 +160,32 @@ def test_a_sum_of_all_kinds_by_tiles_is_that_of_the_whole(kind, shape, tile):
     expected = evaluated(model, every_term(model, shape), shape)
     assert set(expected[2]) == {"style", "content", "tv", "norm"}
     assert_same(evaluated(model, every_term(model, shape, tile), shape, tile), expected)
+
+
+def test_passes_over_the_tiles_are_in_memory_one_at_a_time(monkeypatch):
+    """Two passes in turn take less than the one of a deeper layer; at the same time, more."""
+    monkeypatch.setattr(tile_references, "MAX_KEPT", 0)
+    # As deep networks do, it takes most where the second pass turns round, before slopes are needed.
+    stack: list[keras.layers.Layer] = []
+    for block, filters in enumerate((32, 64, 128)):
+        for name in (f"{block}a", f"{block}b"):
+            stack.append(layers.Conv2D(filters, 3, padding="same", activation="relu", name=name))
+        stack.append(layers.MaxPooling2D())
+    model = draw_weights(keras.Sequential([keras.Input((None, None, 3)), *stack]))
+    shape, tile = (256, 256), 128
+    content = tf.constant(noise(shape, 1)[None])
+
+    def most(terms) -> int:
+        evaluate = value_and_gradient.make_value_and_gradient(
+            model, terms, shape, content=content, tile=tile
+        )
+        return peak_memory(evaluate, content)
+
+    linear = picture_terms.content_terms(model, [("2b", 1.0)], 1.0, shape=shape)
+    nonlinear = style_terms(
+        model, Style(noise(shape, 2)), shape=shape, names=("0a", "1a", "2a"), tile=tile
+    )
+    assert most(nonlinear) < most(linear)
 
 
 def test_content_features_that_are_not_kept_give_the_same_bits(monkeypatch):

@@ -188,15 +188,18 @@ def gradient(features, image):
 
 def test_an_extractor_with_kernels_gives_the_same_features_and_gradient(network):
     names, kernels = ["first", "second", "third", "fourth"], {}
-    image = tf.constant(RANDOM.normal(size=(2, 34, 37, 3)), tf.float32)
     plain = value_and_gradient.feature_extractor(network, names)
     quick = tf.function(value_and_gradient.feature_extractor(network, names, kernels=kernels))
-    (expected, slope), (found, quick_slope) = (gradient(one, image) for one in (plain, quick))
-    assert set(kernels) == {"second", "third"}
-    for name in names:
-        largest = np.abs(expected[name]).max()
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-5 * largest, err_msg=name)
-    assert tf.norm(quick_slope - slope) < 1e-3 * tf.norm(slope)
+    errors = []
+    for _ in range(5):
+        image = tf.constant(RANDOM.normal(size=(2, 34, 37, 3)), tf.float32)
+        (expected, slope), (found, quick_slope) = (gradient(one, image) for one in (plain, quick))
+        assert set(kernels) == {"second", "third"}
+        for name in names:
+            assert tf.norm(found[name] - expected[name]) < 5e-6 * tf.norm(expected[name]), name
+        errors.append(tf.norm(quick_slope - slope) / tf.norm(slope))
+    # Where two maxima of a pooling are equal but for rounding, the gradient goes to either.
+    assert np.median(errors) < 3e-5
     operations = quick.get_concrete_function(image).graph.get_operations()
     assert sum(one.type == "Conv2D" for one in operations) == 2
 
