@@ -120,8 +120,9 @@ def winograd_convolution(
         small = channels * filters <= MAX_F6_CHANNEL_PRODUCT
         filtering = F6 if small and products != "bfloat16" else F4
     # In float64 a convolution would round 1 or 2 % less, and this take ten times the time.
-    transform = tf.constant(filtering.kernel, kernel.dtype)
-    spread = tf.matmul(transform, tf.reshape(kernel, [9, -1]))
+    precision = np.promote_types(kernel.dtype, np.float32)
+    transform = tf.constant(filtering.kernel, precision)
+    spread = tf.matmul(transform, tf.reshape(tf.cast(kernel, precision), [9, -1]))
     factors = tf.reshape(spread, [-1, channels, filters])
     return _convolution(filtering, tf.cast(factors, products or kernel.dtype))
 

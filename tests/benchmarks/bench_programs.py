@@ -37,7 +37,7 @@ import numpy as np
 
 from style import load_image, models, save_image
 from style.images import resizing
-from vgg_normalize.networks.preprocessing import IMAGENET_MEAN_BGR
+from vgg_normalize.weights import exporting, layouts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 200
@@ -90,16 +90,13 @@ def write_weights(torch_python: str, folder: Path) -> None:
     It multiplies pixels in [0, 1] by 256, which a convolution before the others does for ours.
     """
     model = models.load("vgg19_original")
-    channels = np.eye(3, dtype=np.float32)[::-1]
-    ours = {
-        "conversion/kernel": 256 * channels[None, None],
-        "conversion/bias": -np.array(IMAGENET_MEAN_BGR, np.float32),
-    }
+    kernel, bias = layouts.CAFFE_CONVERSION
+    conversion = {"conversion/kernel": kernel / 255 * 256, "conversion/bias": bias}
+    ours = conversion | exporting.named_weights(model)
     theirs, number = {}, 0
     for layer in model.layers:
         if layer.weights:
             kernel, bias = layer.get_weights()
-            ours |= {f"{layer.name}/kernel": kernel, f"{layer.name}/bias": bias}
             theirs[f"features.{number}.weight"] = kernel.transpose(3, 2, 0, 1)
             theirs[f"features.{number}.bias"] = bias
             number += 2  # its ReLU is a layer
@@ -117,7 +114,8 @@ class Run(NamedTuple):
     """What one program did.
 
     Attributes:
-        losses: Evaluations at the last size, seconds of optimisation and the loss.
+        losses: Evaluations at the last size (of theirs, losses printed), seconds of optimisation and the
+            loss.
         seconds: From Enter to its end.
     """
 
