@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,18 @@ def exists(path: Path) -> bool:
     return any(candidate.exists() for candidate in _both(path))
 
 
+@contextlib.contextmanager
+def _arrays_of(path: Path) -> Iterator[Any]:
+    """The arrays of a file, which is closed if it is damaged too: np.load would leave it open."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        yield arrays
+
+
 def peek(path: Path, name: str) -> np.ndarray | None:
     """One array of the last checkpoint, or None where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file[name]
+        with _arrays_of(path) as arrays:
+            return arrays[name]
     except Exception:  # NumPy and zipfile raise many kinds for damaged files
         return None
 
@@ -123,7 +130,7 @@ def load(
         if not candidate.exists():
             continue
         try:
-            with np.load(candidate, allow_pickle=False) as file:
+            with _arrays_of(candidate) as file:
                 arrays = {key: file[key] for key in file.files}
             saved = str(arrays.pop("settings"))
         except Exception as error:  # NumPy and zipfile raise many kinds for damaged files

@@ -192,6 +192,7 @@ def test_resuming_with_other_formats_or_check_goes_on(folder, interrupted, whole
     assert resumed_from(interrupted) == 4 and arrays(interrupted / "means.npz") == whole
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a file left open
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not a zip", "flipped"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     capsys, folder, interrupted, partial, whole, damage
