@@ -28,6 +28,8 @@ from vgg_normalize.runtime.progress import Heartbeat, InterruptHandler, Progress
 FRAMES = 60
 # How many times the rest of the objective total variation may be before a line says so.
 SWAMPING = 30.0
+# How many times the loss that of the clipped picture may be before the last line says so.
+NOTICEABLE = 1.01
 
 
 class PictureRun:
@@ -173,9 +175,9 @@ class PictureRun:
     def _outcome(self, step: Step) -> str:
         """How a run ended, in words."""
         state = step.state
-        exact = ""
-        if self.precision_check is not None and bool(state.finite):
-            exact = f" ({self.precision_check.loss(step):.6g} in float32)"
+        others = ""
+        if bool(state.finite):
+            others = self._other_losses(step)
         weights = self.problem.style_weights(self.sizes[-1])
         named = [
             f"{name} {weight:.4g}" if len(weights) > 1 else f"{weight:.4g}"
@@ -184,10 +186,20 @@ class PictureRun:
         status = descent.status_of(state, self.problem.steps[-1])
         why = "" if status is Status.RUNNING else f"; {status.value}"
         return (
-            f"loss {float(state.value):.6g}{exact} after {int(state.evaluations)} evaluations, "
+            f"loss {float(state.value):.6g}{others} after {int(state.evaluations)} evaluations, "
             f"{self._seconds():.1f} s"
             f"{', style weight ' + ', '.join(named) if named else ''}{why}"
         )
+
+    def _other_losses(self, step: Step) -> str:
+        """What the loss is in float32, and of the picture as it is written, where they differ."""
+        others = []
+        if self.precision_check is not None:
+            others.append(f"{self.precision_check.loss(step):.6g} in float32")
+        clipped = step.clipped_loss()
+        if clipped > NOTICEABLE * float(step.state.value):
+            others.append(f"{clipped:.6g} once clipped to 0 to 1, which --range_weight avoids")
+        return f" ({'; '.join(others)})" if others else ""
 
     def _warn_of_variation(self, state: Any) -> None:
         """A total variation that swamps the rest gives a flat picture, which nobody asks for."""

@@ -167,6 +167,13 @@ def define_regularization_flags(add: Add) -> None:
         "Factor of the alpha norm of the pixels, for inversion only.",
         lower_bound=0.0,
     )
+    add(
+        flags.DEFINE_float,
+        "range_weight",
+        "Factor of the mean square by which pixels leave the range from 0 to 1, to which the result is "
+        "clipped: 100 keeps them there.",
+        lower_bound=0.0,
+    )
 
 
 def define_optimizer_flags(add: Add) -> None:

@@ -260,6 +260,17 @@ def total_variation(
     return tf.reduce_sum(squares)
 
 
+def range_excess(image: tf.Tensor, *, lowest: float = 0.0, highest: float = 1.0) -> tf.Tensor:
+    """The sum over positions and channels of (x - clip(x))^2, 0 where all pixels are in their range.
+
+    Args:
+        image: [1, H, W, C].
+        lowest: What a pixel may be at least.
+        highest: And at most.
+    """
+    return tf.reduce_sum(tf.square(image - tf.clip_by_value(image, lowest, highest)))
+
+
 def alpha_norm(image: tf.Tensor, *, alpha: float = 6.0) -> tf.Tensor:
     """The sum over positions of (sum over channels of x^2)^(alpha / 2).
 

@@ -1,6 +1,7 @@
 """The objective: a weighted sum of terms, each a function of sums over positions.
 
     content_weight x sum_l w_l C_l + style_weight x sum_l w_l S_l + tv_weight x TV
+        + range_weight x R
 
 A `Term` adds up what it needs from one layer ("image" is the picture itself) and makes a number of
 the sums.  Because sums of tiles add up, the same terms serve the whole picture and tiles of it: a
@@ -31,7 +32,7 @@ class Term(NamedTuple):
     """One summand of the objective.
 
     Attributes:
-        kind: What it counts under: "content", "style", "tv", "norm".
+        kind: What it counts under: "content", "style", "tv", "norm", "range".
         layer: The layer whose features it takes; "image" is the picture.
         weight: Its factor in the objective.
         sums: `TileFeatures` of that layer -> sums over its positions, which add up over tiles.
@@ -219,6 +220,22 @@ def normalized_tv_term(weight: float, shape: Sequence[int], beta: float) -> Term
             _with_border(tile) / TYPICAL_DIFFERENCE, tile.size, beta=beta
         ),
         float(shape[0] * shape[1]),
+    )
+
+
+def range_term(weight: float, shape: Sequence[int]) -> Term:
+    """Mean over positions and channels of (x - clip(x, 0, 1))^2.
+
+    Args:
+        weight: Its factor in the objective.
+        shape: Height, width and channels of the picture.
+    """
+    return _linear_term(
+        "range",
+        IMAGE,
+        weight,
+        lambda tile: losses.range_excess(tile.features),
+        float(np.prod(shape)),
     )
 
 

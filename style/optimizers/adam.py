@@ -101,7 +101,7 @@ def adam(
     def restart(state: AdamState) -> AdamState:
         return evaluated_anew(objective, state)
 
-    return Optimizer(init, step, restart)
+    return Optimizer(objective, init, step, restart)
 
 
 def _initial_state(objective: Objective, x: tf.Tensor) -> AdamState:

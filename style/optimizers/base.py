@@ -14,11 +14,13 @@ Objective = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, Any]]
 class Optimizer(NamedTuple):
     """Pure functions: `init(x)` -> state, `step(state)` -> state, one accepted step further.
 
+    `objective(x)` -> (value, gradient, terms) is what they minimise.
     `step(state, left)` makes do with `left` evaluations of the objective, at least 1.
     `restart(state)` -> state is for an objective that has changed: it is evaluated at the same point,
     and what was learnt of the old one's curvature pair by pair is forgotten.
     """
 
+    objective: Objective
     init: Callable[[tf.Tensor], Any]
     step: Callable[..., Any]
     restart: Callable[[Any], Any]

@@ -148,7 +148,7 @@ def lbfgs(
     def restart(state: LBFGSState) -> LBFGSState:
         return evaluated_anew(objective, state, rho=tf.zeros_like(state.rho))
 
-    return Optimizer(init, step, restart)
+    return Optimizer(objective, init, step, restart)
 
 
 def _initial_state(objective: Objective, memory: _Memory, x: tf.Tensor) -> LBFGSState:

@@ -22,6 +22,9 @@ from style.synthesis.picture_terms import as_batch
 from style.synthesis.problem import Problem
 from vgg_normalize.errors import UsageError
 
+# What clipping changes by less is not seen in 8 bits.
+LEAST_EXCESS = 0.5 / 255
+
 
 class Status(enum.Enum):
     """How a run stands or why it ended; the value says it, and what to try, in a sentence."""
@@ -72,12 +75,23 @@ class Step(NamedTuple):
         shape: Height and width of the picture at this scale.
         state: Of the optimiser.
         draw: The last draw, of an objective with something to draw.
+        objective: What was minimised, as it is at this step.
     """
 
     scale: int
     shape: tuple[int, int]
     state: Any
-    draw: Draw | None = None
+    draw: Draw | None
+    objective: ValueAndGradient
+
+    def clipped_loss(self) -> float:
+        """The objective at the picture as it is written, clipped to [0, 1]; takes an evaluation."""
+        x = self.state.x
+        clipped = tf.clip_by_value(x, 0, 1)
+        if float(tf.reduce_max(tf.abs(x - clipped))) < LEAST_EXCESS:
+            return float(self.state.value)
+        value, _, _ = self.objective(clipped)
+        return float(value)
 
 
 class Renewal:
@@ -196,7 +210,8 @@ def descend(
             renewal = Renewal(renew, options.renew_every or 0, draw or Draw(0, start))
         steps = problem.steps[scale]
         for state in minimize(method, start, steps, state=saved, renewal=renewal):
-            yield Step(scale, shape, state, None if renewal is None else renewal.draw)
+            last_draw = None if renewal is None else renewal.draw
+            yield Step(scale, shape, state, last_draw, method.objective)
         pixels = np.asarray(state.x[0])
 
 

@@ -51,7 +51,7 @@ CHOICES = {
 LEAST = {
     **{"steps": 1, "scales": 1, "history_size": 1, "tile": 0, "seed": 0, "tv_beta": 0.5},
     **dict.fromkeys(("content_weight", "style_weight", "tv_weight", "norm_weight"), 0.0),
-    **dict.fromkeys(("preconditioner_exponent", "learning_rate"), 0.0),
+    **dict.fromkeys(("range_weight", "preconditioner_exponent", "learning_rate"), 0.0),
     **{"style_scale": 0.01, "scale_factor": 1.1, "renew_every": 0},
 }
 
@@ -82,6 +82,8 @@ class Options:
         tv_weight: Factor of total variation; None: as `TV_WEIGHTS` has it for the task, or
             `NEIGHBORS_TV_WEIGHT`.
         norm_weight: Inversion: factor of the alpha norm.
+        range_weight: Factor of the mean squared excess of pixels over [0, 1], to which the result
+            is clipped.
         tv_beta: Exponent beta of total variation, (dx^2 + dy^2)^(beta / 2).
         style_loss: A style loss, or a sum of them with their weights: "gram:1,moments:0.1".
         init: "content", "style", "noise", or anything else for a picture that is given; None: as
@@ -122,6 +124,7 @@ class Options:
     style_weight: float | None = None
     tv_weight: float | None = None
     norm_weight: float = 0.03
+    range_weight: float = 0.0
     tv_beta: float = 2.0
     style_loss: str = "gram"
     init: str | None = None

@@ -14,7 +14,7 @@ from style.objective import terms as objective
 from style.objective.losses import SAMPLES, STYLE_LOSSES, StyleLoss
 from style.objective.terms import Term
 from style.synthesis import sliced_terms
-from style.synthesis.options import StyleLayers, style_losses, weights_of
+from style.synthesis.options import Options, StyleLayers, style_losses, weights_of
 from style.synthesis.sliced_terms import ComparedLayer
 from vgg_normalize.errors import ImagesError
 
@@ -83,6 +83,25 @@ def inversion_terms(
 
     (norm,) = value_and_gradient.total_sums(model, as_batch(content), [(layer, squares)], tile=tile)
     return [objective.inversion_term(layer, weight, float(norm))]
+
+
+def regularizers(options: Options, shape: tuple[int, int]) -> list[Term]:
+    """Terms of the picture alone.
+
+    Args:
+        options: After `resolve`.
+        shape: Height and width of the result in pixels.
+    """
+    inverts = options.task == "inversion"
+    weight, beta = options.tv_weight or 0.0, options.tv_beta
+    terms = [
+        objective.norm_term(options.norm_weight if inverts else 0.0, shape),
+        objective.normalized_tv_term(weight, shape, beta)
+        if inverts
+        else objective.tv_term(weight, (*shape, 3), beta),
+        objective.range_term(options.range_weight, (*shape, 3)),
+    ]
+    return [term for term in terms if term.weight]
 
 
 def style_terms(

@@ -11,7 +11,6 @@ import keras
 import tensorflow as tf
 
 from style.objective import layer_geometry, memory_budget, value_and_gradient
-from style.objective import terms as objective
 from style.objective.evaluation import Objective, References
 from style.objective.terms import Term
 from style.optimizers.base import Optimizer
@@ -174,35 +173,27 @@ class Problem:
         """
         options = self.options
         if options.task == "inversion":
-            return self._inversion_terms(shape)
-        terms = picture_terms.weighted(self._content_terms(shape), options.content_weight)
-        scales = self._scales(shape)
-        for name, terms_of_loss in self._style_terms(shape).items():
-            if float(scales[name]):
-                terms += [term._replace(scale=scales[name]) for term in terms_of_loss]
-        if options.tv_weight:
-            terms.append(objective.tv_term(options.tv_weight, (*shape, 3), options.tv_beta))
+            layer, weight = options.content_layers[0]
+            terms = picture_terms.inversion_terms(
+                self.model,
+                self.inputs.content(shape),
+                layer,
+                weight * options.content_weight,
+                tile=options.tile,
+            )
+        else:
+            content = self._content_terms(shape)
+            terms = picture_terms.weighted(content, options.content_weight)
+            scales = self._scales(shape)
+            for name, terms_of_loss in self._style_terms(shape).items():
+                if float(scales[name]):
+                    terms += [term._replace(scale=scales[name]) for term in terms_of_loss]
+        terms += picture_terms.regularizers(options, shape)
         if not terms:
             raise UsageError(
                 "Expected an objective. Received: only weights of 0. Give content_weight or "
                 "style_weight a value."
             )
-        return terms
-
-    def _inversion_terms(self, shape: tuple[int, int]) -> list[Term]:
-        options = self.options
-        layer, weight = options.content_layers[0]
-        terms = picture_terms.inversion_terms(
-            self.model,
-            self.inputs.content(shape),
-            layer,
-            weight * options.content_weight,
-            tile=options.tile,
-        )
-        if options.norm_weight:
-            terms.append(objective.norm_term(options.norm_weight, shape))
-        if options.tv_weight:
-            terms.append(objective.normalized_tv_term(options.tv_weight, shape, options.tv_beta))
         return terms
 
     def _content_terms(self, shape: tuple[int, int]) -> list[Term]:

@@ -40,8 +40,8 @@ class Result:
 
     Attributes:
         image: float32, [H, W, 3], clipped to [0, 1].
-        loss: The objective there.
-        terms: What each kind of term adds to it: "content", "style", "tv", "norm".
+        loss: The objective there before it is clipped; `range_weight` brings the two together.
+        terms: What each kind of term adds to it: "content", "style", "tv", "norm", "range".
         evaluations: Of the objective and its gradient, at this size.
         status: How the run stands or why it ended; `status.value` is a sentence.
     """

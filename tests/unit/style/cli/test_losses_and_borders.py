@@ -187,6 +187,28 @@ def test_there_is_a_factor_for_sliced_wasserstein():
     assert strength.FACTORS["sliced_wasserstein"] > 0
 
 
+# Pixels beyond 0 and 1.
+
+
+def test_what_clipping_costs_is_said(run, tmp_path, capsys):
+    for name, shape in {"content": (24, 32), "style": (40, 40)}.items():
+        pixels = picture(*shape, seed=len(name))
+        Image.fromarray(np.where(pixels > 127, 255, 0).astype(np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    flags = ("--optimizer=lbfgs", "--history_size=5", "--bits=16")
+    assert run("--steps=40", *flags) == 0
+    said = capsys.readouterr().err
+    loss, clipped = map(float, re.search(r"loss (\S+) \((\S+) once clipped", said).groups())
+    assert clipped > 1.01 * loss and "--range_weight" in said
+    written = (tmp_path / "out.png").rename(tmp_path / "written.png")
+    (first,) = log_of(run, tmp_path, f"--init={written}", "--steps=1", *flags)
+    assert first["loss"] == pytest.approx(clipped, rel=1e-3)
+    capsys.readouterr()
+    assert run("--steps=40", "--range_weight=1e7", *flags) == 0
+    assert "once clipped" not in capsys.readouterr().err
+
+
 # Products in bfloat16.
 
 

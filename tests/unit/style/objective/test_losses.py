@@ -350,6 +350,22 @@ def test_a_picture_of_one_row_or_column_has_a_variation(beta):
         assert found == pytest.approx(variation(thin, beta), rel=1e-5, abs=1e-4)
 
 
+def test_the_range_excess_is_the_loop_over_pixels_that_leave_it():
+    wide = 3 * PICTURE - 1
+    below, above = wide[wide < 0], wide[wide > 1]
+    assert below.size and above.size and below.size + above.size < wide.size
+    expected = np.sum(below**2) + np.sum((above - 1) ** 2)
+    assert float(losses.range_excess(double(wide))) == pytest.approx(expected)
+    assert_gradient(lambda x: losses.range_excess(x), wide)
+    bounded = losses.range_excess(double(wide), lowest=-1.0, highest=2.0)
+    assert float(bounded) == 0
+
+
+def test_pixels_within_their_range_have_no_excess_and_no_gradient():
+    assert float(losses.range_excess(double(PICTURE))) == 0
+    np.testing.assert_array_equal(gradient_of(losses.range_excess, PICTURE), 0)
+
+
 @pytest.mark.parametrize("alpha", [6.0, 2.0, 3.0])
 def test_the_alpha_norm_is_the_loop_over_pixels(alpha):
     centred = PICTURE - 0.45

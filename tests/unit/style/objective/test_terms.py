@@ -136,6 +136,15 @@ def test_inversion_of_features_that_are_all_zero_is_finite():
     assert of_term(term, X, np.zeros_like(X)) == pytest.approx(np.sum(X**2), rel=1e-12)
 
 
+def test_the_range_is_the_mean_over_positions_and_channels():
+    term = objective.range_term(1, X.shape[1:])
+    assert (term.kind, term.layer) == ("range", "image")
+    wide = 3 * X - 1
+    expected = np.mean((wide - wide.clip(0, 1)) ** 2)
+    assert of_term(term, wide) == pytest.approx(expected, rel=1e-12)
+    assert expected > 0.01 and of_term(term, X.clip(0, 1)) == 0
+
+
 def squared_differences(x):
     down, right = np.zeros_like(x), np.zeros_like(x)
     down[:, :-1], right[:, :, :-1] = np.diff(x, axis=1), np.diff(x, axis=2)

@@ -72,6 +72,7 @@ def evaluated(model, terms, shape, tile=0, dtype="float32", graph=None):
     One evaluation does not pay for a graph of small layers, and is another reference without.
     """
     content, x = (tf.constant(noise(shape, seed)[None], dtype) for seed in (1, 2))
+    x = 1.5 * x - 0.25  # some of it beyond its range
     evaluate = value_and_gradient.make_value_and_gradient(
         model, terms, shape, content=content, tile=tile
     )
@@ -108,6 +109,7 @@ def every_term(model, shape=SHAPE, tile=0):
         *picture_terms.content_terms(model, [("third", 1.0)], 0.3, shape=shape),
         objective.tv_term(0.2, (*shape, 3)),
         objective.norm_term(0.0005, shape),
+        objective.range_term(0.5, (*shape, 3)),
     ]
 
 
@@ -122,6 +124,7 @@ ALONE = {
     "variation 1.5": lambda model, tile: [objective.tv_term(1.0, (*SHAPE, 3), 1.5)],
     "bounded variation": lambda model, tile: [objective.normalized_tv_term(1.0, SHAPE, 1.5)],
     "norm": lambda model, tile: [objective.norm_term(1.0, SHAPE)],
+    "range": lambda model, tile: [objective.range_term(1.0, (*SHAPE, 3))],
 }
 
 
@@ -158,7 +161,7 @@ def test_each_linear_term_and_its_gradient_by_tiles_are_those_of_the_whole(name,
 def test_a_sum_of_all_kinds_by_tiles_is_that_of_the_whole(kind, shape, tile):
     model = network(kind)
     expected = evaluated(model, every_term(model, shape), shape)
-    assert set(expected[2]) == {"style", "content", "tv", "norm"}
+    assert set(expected[2]) == {"style", "content", "tv", "norm", "range"}
     assert_same(evaluated(model, every_term(model, shape, tile), shape, tile), expected)
 
 

@@ -190,6 +190,30 @@ def test_a_picture_to_begin_with_may_be_given(model, photo, painting):
     np.testing.assert_allclose(given.image, photo[::-1], atol=1e-6)
 
 
+FREE_INVERSION = {"norm_weight": 0.0, "tv_weight": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("task", "weight", "options"),
+    [
+        ("transfer", 1e7, {}),
+        ("transfer", 1e7, {"tile": 16}),
+        ("invert", 1e3, FREE_INVERSION),
+    ],
+)
+def test_what_is_minimised_holds_for_the_clipped_picture(
+    model, photo, painting, task, weight, options
+):
+    run, other = getattr(style, task), painting if task == "transfer" else "block1_conv2"
+    options = {"steps": 60, "history_size": 5, **options}
+    free, kept = (run(model, photo, other, range_weight=w, **options) for w in (0.0, weight))
+    start = {**options, "steps": 1}
+    written = [run(model, photo, other, init=r.image, **start).loss for r in (free, kept)]
+    assert "range" not in free.terms and 0 < kept.terms["range"] < 0.05 * kept.loss
+    assert kept.loss < 1.05 * free.loss
+    assert written[1] - kept.loss < 0.2 * (written[0] - free.loss)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
