@@ -30,6 +30,8 @@ FRAMES = 60
 SWAMPING = 30.0
 # How many times the loss that of the clipped picture may be before the last line says so.
 NOTICEABLE = 1.01
+# The weight of the range that it names, or ten times what was given.
+SUGGESTED = 1000.0
 
 
 class PictureRun:
@@ -198,7 +200,8 @@ class PictureRun:
             others.append(f"{self.precision_check.loss(step):.6g} in float32")
         clipped = step.clipped_loss()
         if clipped > NOTICEABLE * float(step.state.value):
-            others.append(f"{clipped:.6g} once clipped to 0 to 1, which --range_weight avoids")
+            larger = max(SUGGESTED, 10 * self.settings.range_weight)
+            others.append(f"{clipped:.6g} once clipped to 0 to 1: try --range_weight={larger:g}")
         return f" ({'; '.join(others)})" if others else ""
 
     def _warn_of_variation(self, state: Any) -> None:

@@ -171,7 +171,7 @@ def define_regularization_flags(add: Add) -> None:
         flags.DEFINE_float,
         "range_weight",
         "Factor of the mean square by which pixels leave the range from 0 to 1, to which the result is "
-        "clipped: 100 keeps them there.",
+        "clipped; 1000 keeps them there where model and weights are the default ones.",
         lower_bound=0.0,
     )
 

@@ -14,6 +14,8 @@ from vgg_normalize.errors import ImagesError
 
 # The sizes that a page offers; larger pictures are the command's.
 SMALLEST, LARGEST = 64, 2048
+# Enough for the default network and weights; here pictures are made to be seen.
+RANGE_WEIGHT = 1000
 
 
 class Form:
@@ -109,6 +111,13 @@ def _losses(layers: list[str]) -> dict[str, Any]:
     )
     fields["preserve_color"] = gr.Radio(
         list(CHOICES["preserve_color"]), value="none", label="Keep the content's colours"
+    )
+    fields["range_weight"] = gr.Number(
+        RANGE_WEIGHT,
+        label="Weight of the range",
+        info="How much it counts when pixels leave 0 to 1, to which pictures are clipped",
+        minimum=0,
+        elem_id="range_weight",
     )
     fields["blend"] = gr.Textbox(
         label="Weights of the styles", info="One for each, by commas; empty: equal"

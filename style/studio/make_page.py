@@ -21,6 +21,8 @@ from vgg_normalize.networks import chain
 
 # Seconds between two looks at whether something changed, and of a take between two drawings of its curve.
 LOOK, DRAW = 0.1, 20.0
+# The form's fields of numbers that may be left empty.
+NUMBERS = ("size", "steps", "seed", "range_weight")
 
 
 class MakePage:
@@ -156,7 +158,7 @@ class MakePage:
     def _asked(self, values: dict[Any, Any], take: Take | None) -> Settings:
         """The settings of the form; where it has no pictures, those of a take."""
         chosen = self.form.read(values)
-        for name in ("size", "steps", "seed"):
+        for name in NUMBERS:
             if chosen[name] is None:
                 raise UsageError(f"Expected a number as {name}. Received: none. Fill it in.")
         content, styles = chosen["content"], tuple(chosen["styles"] or ())
@@ -179,10 +181,7 @@ class MakePage:
             style_layers=parse_layers("style_layers", chosen["style_layers"] or []),
             init=begin,
             style_loss=chosen["style_loss"] or Settings.style_loss,
-            **{
-                name: chosen[name]
-                for name in ("size", "steps", "strength", "preserve_color", "seed")
-            },
+            **{name: chosen[name] for name in (*NUMBERS, "strength", "preserve_color")},
         )
 
     def _compare(self, left: str | None, right: str | None) -> tuple[str, str] | None:

@@ -175,6 +175,7 @@ def test_a_picture_is_watched_stopped_and_gone_on_with(visit, world, tmp_path):
     standing(page, "finished")
     flags = fetched(page, "get_flags", tmp_path).read_text()
     assert "--init=" in flags and "begin.png" in flags
+    assert "--range_weight=1000\n" in flags
 
 
 def test_two_takes_are_compared_by_a_slider(visit, world):
