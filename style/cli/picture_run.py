@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,9 +31,9 @@ FRAMES = 60
 # How many times the rest of the objective total variation may be before a line says so.
 SWAMPING = 30.0
 # How many times the loss that of the clipped picture may be before the last line says so.
-NOTICEABLE = 1.01
-# The weight of the range that it names, or ten times what was given.
-SUGGESTED = 1000.0
+NOTICEABLE = 1.05
+# The mean square of what rounding to 8 bits changes anyway.
+ROUNDING = 1 / 255**2 / 12
 
 
 class PictureRun:
@@ -81,12 +83,13 @@ class PictureRun:
             for step in self._steps(0, None):
                 tasks.require_finite_start(step.state)
                 stop.raise_if_requested()
+            outcome = self._outcome(step)
         if not bool(step.state.finite):
             raise NumericalError(
                 f"Expected a finite objective. Received: NaN or infinity after step "
                 f"{int(step.state.steps)}. Lower the weights or, with Adam, the learning rate."
             )
-        return self.inputs.postprocess(np.asarray(step.state.x[0])), self._outcome(step)
+        return self.inputs.postprocess(np.asarray(step.state.x[0])), outcome
 
     def finish(self, output: str) -> None:
         """Optimise and write everything that was asked for."""
@@ -102,7 +105,8 @@ class PictureRun:
                     f"{int(last.state.steps)}. The last good picture is in {output}; lower the "
                     "weights or, with Adam, the learning rate."
                 )
-        say(f"{output}: {self._outcome(last)}")
+            outcome = self._outcome(last)
+        say(f"{output}: {outcome}")
 
     def _optimize(
         self, output: str, first_scale: int, saved: dict[str, np.ndarray] | None
@@ -176,10 +180,8 @@ class PictureRun:
 
     def _outcome(self, step: Step) -> str:
         """How a run ended, in words."""
-        state = step.state
-        others = ""
-        if bool(state.finite):
-            others = self._other_losses(step)
+        state, seconds = step.state, self._seconds()
+        others = self._other_losses(step) if bool(state.finite) else ""
         weights = self.problem.style_weights(self.sizes[-1])
         named = [
             f"{name} {weight:.4g}" if len(weights) > 1 else f"{weight:.4g}"
@@ -189,19 +191,28 @@ class PictureRun:
         why = "" if status is Status.RUNNING else f"; {status.value}"
         return (
             f"loss {float(state.value):.6g}{others} after {int(state.evaluations)} evaluations, "
-            f"{self._seconds():.1f} s"
+            f"{seconds:.1f} s"
             f"{', style weight ' + ', '.join(named) if named else ''}{why}"
         )
 
     def _other_losses(self, step: Step) -> str:
-        """What the loss is in float32, and of the picture as it is written, where they differ."""
-        others = []
+        """What the loss is in float32, and where pixels are clipped, if that is another one."""
+        x, loss, loss_at, others = step.state.x, float(step.state.value), step.loss_at, []
         if self.precision_check is not None:
-            others.append(f"{self.precision_check.loss(step):.6g} in float32")
-        clipped = step.clipped_loss()
-        if clipped > NOTICEABLE * float(step.state.value):
-            larger = max(SUGGESTED, 10 * self.settings.range_weight)
-            others.append(f"{clipped:.6g} once clipped to 0 to 1: try --range_weight={larger:g}")
+            loss_at = partial(self.precision_check.loss_at, step)
+            loss = loss_at(x)
+            others.append(f"{loss:.6g} in float32")
+        clipped = tf.clip_by_value(x, 0, 1)
+        excess = float(tf.reduce_mean(tf.square(x - clipped)))
+        if excess > ROUNDING:
+            Heartbeat.doing("evaluating the clipped picture")
+            cost = loss_at(clipped) - loss
+            if cost > (NOTICEABLE - 1) * loss:
+                # At about this weight the excess costs what clipping it does.
+                weight = 10.0 ** round(math.log10(cost / excess))
+                others.append(
+                    f"{loss + cost:.6g} once clipped to 0 to 1: try --range_weight={weight:g}"
+                )
         return f" ({'; '.join(others)})" if others else ""
 
     def _warn_of_variation(self, state: Any) -> None:

@@ -31,20 +31,20 @@ class PrecisionCheck:
 
     def gradient_error(self, step: Step) -> float:
         """The norm of the error of the gradient at a step over the norm of the gradient."""
-        _, expected, _ = self._evaluate(step)
+        _, expected, _ = self._evaluate(step, step.state.x)
         gradient = step.state.gradient * step.state.scale
         return float(tf.norm(gradient - expected) / tf.norm(expected))
 
-    def loss(self, step: Step) -> float:
-        """The objective at the picture of a step."""
-        value, _, _ = self._evaluate(step)
+    def loss_at(self, step: Step, picture: tf.Tensor) -> float:
+        """The objective of a step at a picture [1, H, W, 3]."""
+        value, _, _ = self._evaluate(step, picture)
         return float(value)
 
-    def _evaluate(self, step: Step) -> Any:
+    def _evaluate(self, step: Step, picture: tf.Tensor) -> Any:
         shape = step.shape
         if shape not in self._objectives:
             self._objectives[shape] = traced_once(self._problem.evaluate(shape))
         renew = self._problem.renew(shape)
         if renew is not None and step.draw is not None:
             renew(*step.draw)
-        return self._objectives[shape](step.state.x)
+        return self._objectives[shape](picture)

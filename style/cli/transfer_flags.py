@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from style.cli.common_flags import MAX_SIDE, Add
-from style.synthesis.options import CHOICES, PADDINGS, TASKS
+from style.synthesis.options import CHOICES, PADDINGS, RANGE_WEIGHT, TASKS
 from style.synthesis.strength import FACTORS
 
 
@@ -171,7 +171,7 @@ def define_regularization_flags(add: Add) -> None:
         flags.DEFINE_float,
         "range_weight",
         "Factor of the mean square by which pixels leave the range from 0 to 1, to which the result is "
-        "clipped; 1000 keeps them there where model and weights are the default ones.",
+        f"clipped; with the default network and weights {RANGE_WEIGHT:g} nearly keeps them there.",
         lower_bound=0.0,
     )
 

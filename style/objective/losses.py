@@ -2,8 +2,8 @@
 
 A `StyleLoss` is three pure functions.  `sums` adds up what the loss needs over positions,
 `target` is computed once from the reference's sums, `distance` compares sums with a target.  All
-are zero at the target.  `squared_error`, `total_variation` and `alpha_norm` are sums over positions
-themselves.
+are zero at the target.  `squared_error`, `total_variation`, `range_excess` and `alpha_norm` are
+sums over positions themselves.
 
 F is [M, C], mu its mean over positions, Sigma its biased covariance, sigma = sqrt(diag Sigma +
 1e-8), G = F^T F / M; index s: the style's.
@@ -260,15 +260,9 @@ def total_variation(
     return tf.reduce_sum(squares)
 
 
-def range_excess(image: tf.Tensor, *, lowest: float = 0.0, highest: float = 1.0) -> tf.Tensor:
-    """The sum over positions and channels of (x - clip(x))^2, 0 where all pixels are in their range.
-
-    Args:
-        image: [1, H, W, C].
-        lowest: What a pixel may be at least.
-        highest: And at most.
-    """
-    return tf.reduce_sum(tf.square(image - tf.clip_by_value(image, lowest, highest)))
+def range_excess(image: tf.Tensor) -> tf.Tensor:
+    """The sum over positions and channels of (x - clip(x, 0, 1))^2."""
+    return tf.reduce_sum(tf.square(image - tf.clip_by_value(image, 0, 1)))
 
 
 def alpha_norm(image: tf.Tensor, *, alpha: float = 6.0) -> tf.Tensor:

@@ -8,14 +8,12 @@ import gradio as gr
 
 from style.studio import examples
 from style.studio.uploads import COLORS, picture_upload, pictures_upload, require_allowed
-from style.synthesis.options import CHOICES, TASKS
+from style.synthesis.options import CHOICES, RANGE_WEIGHT, TASKS
 from style.synthesis.strength import DEFAULT, FACTORS
 from vgg_normalize.errors import ImagesError
 
 # The sizes that a page offers; larger pictures are the command's.
 SMALLEST, LARGEST = 64, 2048
-# Enough for the default network and weights; here pictures are made to be seen.
-RANGE_WEIGHT = 1000
 
 
 class Form:

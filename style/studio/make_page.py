@@ -21,7 +21,7 @@ from vgg_normalize.networks import chain
 
 # Seconds between two looks at whether something changed, and of a take between two drawings of its curve.
 LOOK, DRAW = 0.1, 20.0
-# The form's fields of numbers that may be left empty.
+# Fields that a visitor can leave empty, which is refused.
 NUMBERS = ("size", "steps", "seed", "range_weight")
 
 

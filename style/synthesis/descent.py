@@ -22,9 +22,6 @@ from style.synthesis.picture_terms import as_batch
 from style.synthesis.problem import Problem
 from vgg_normalize.errors import UsageError
 
-# What clipping changes by less is not seen in 8 bits.
-LEAST_EXCESS = 0.5 / 255
-
 
 class Status(enum.Enum):
     """How a run stands or why it ended; the value says it, and what to try, in a sentence."""
@@ -75,7 +72,7 @@ class Step(NamedTuple):
         shape: Height and width of the picture at this scale.
         state: Of the optimiser.
         draw: The last draw, of an objective with something to draw.
-        objective: What was minimised, as it is at this step.
+        objective: What is minimised; the next step may change it.
     """
 
     scale: int
@@ -84,13 +81,9 @@ class Step(NamedTuple):
     draw: Draw | None
     objective: ValueAndGradient
 
-    def clipped_loss(self) -> float:
-        """The objective at the picture as it is written, clipped to [0, 1]; takes an evaluation."""
-        x = self.state.x
-        clipped = tf.clip_by_value(x, 0, 1)
-        if float(tf.reduce_max(tf.abs(x - clipped))) < LEAST_EXCESS:
-            return float(self.state.value)
-        value, _, _ = self.objective(clipped)
+    def loss_at(self, picture: tf.Tensor) -> float:
+        """The objective at a picture [1, H, W, 3]; takes an evaluation."""
+        value, _, _ = self.objective(picture)
         return float(value)
 
 

@@ -131,7 +131,8 @@ def invert(
         model: As of `transfer`.
         content: [H, W, 3] in [0, 1].
         layer: Its name.
-        **options: As of `transfer`; `norm_weight`, `tv_weight` and `tv_beta` are the regularisers.
+        **options: As of `transfer`; `norm_weight`, `tv_weight`, `tv_beta` and `range_weight` are the
+            regularisers.
 
     Raises:
         Error: As `transfer`.

@@ -168,14 +168,18 @@ def test_a_picture_is_watched_stopped_and_gone_on_with(visit, world, tmp_path):
     button(page, "Stop").click()
     standing(page, "stopped")
     assert int(re.search(r"(\d+) of", page.locator("figcaption").inner_text())[1]) > done
+    assert "--range_weight=1000\n" in flags.read_text()
     # Other settings go on from the picture, as another take.
+    page.get_by_text("Losses, layers and colours").click()
+    page.locator("#range_weight input").fill("500")
+    page.locator("#range_weight input").blur()
     page.locator("#steps input").fill("2")
     page.locator("#steps input").blur()
     button(page, "Go on").click()
     standing(page, "finished")
     flags = fetched(page, "get_flags", tmp_path).read_text()
     assert "--init=" in flags and "begin.png" in flags
-    assert "--range_weight=1000\n" in flags
+    assert "--range_weight=500\n" in flags
 
 
 def test_two_takes_are_compared_by_a_slider(visit, world):
