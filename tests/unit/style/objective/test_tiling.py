@@ -66,13 +66,18 @@ def noise(shape, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((*shape, 3), np.float32)
 
 
+def content_and_picture(shape, dtype="float32"):
+    """[1, H, W, 3] each; some of the picture is beyond its range."""
+    content, picture = noise(shape, 1), 1.5 * noise(shape, 2) - 0.25
+    return tf.constant(content[None], dtype), tf.constant(picture[None], dtype)
+
+
 def evaluated(model, terms, shape, tile=0, dtype="float32", graph=None):
     """Objective, gradient and kinds of a picture: by tiles in a graph, as runs do; whole without.
 
     One evaluation does not pay for a graph of small layers, and is another reference without.
     """
-    content, x = (tf.constant(noise(shape, seed)[None], dtype) for seed in (1, 2))
-    x = 1.5 * x - 0.25  # some of it beyond its range
+    content, x = content_and_picture(shape, dtype)
     evaluate = value_and_gradient.make_value_and_gradient(
         model, terms, shape, content=content, tile=tile
     )
@@ -258,13 +263,13 @@ def test_a_picture_in_one_tile_is_the_whole_to_the_last_bit():
 def test_tiles_without_a_graph_give_the_same():
     model, shape = network(), (21, 19)
     terms = [*every_term(model, shape), objective.normalized_tv_term(0.1, shape, 2.0)]
-    x, content = (tf.constant(noise(shape, seed)[None]) for seed in (2, 1))
+    content, x = content_and_picture(shape)
     evaluate = value_and_gradient.make_value_and_gradient(
         model, terms, shape, content=content, tile=TILE
     )
     found = tf.nest.map_structure(np.asarray, evaluate(x))
     assert_same(found, evaluated(model, terms, shape, TILE))
-    np.testing.assert_array_equal(x, noise(shape, 2)[None])
+    np.testing.assert_array_equal(x, content_and_picture(shape)[1])
 
 
 def test_vgg19_down_to_its_last_block_by_tiles_is_the_whole():
