@@ -18,6 +18,7 @@ from style.cli.settings import Settings
 from style.cli.transfer_checkpoint import TransferCheckpoint
 from style.images import writing
 from style.images.animation import Animation
+from style.objective import losses
 from style.synthesis import descent, tasks
 from style.synthesis.cache import Cache
 from style.synthesis.descent import Status, Step
@@ -202,16 +203,15 @@ class PictureRun:
             loss_at = partial(self.precision_check.loss_at, step)
             loss = loss_at(x)
             others.append(f"{loss:.6g} in float32")
-        clipped = tf.clip_by_value(x, 0, 1)
-        excess = float(tf.reduce_mean(tf.square(x - clipped)))
+        excess = float(losses.range_excess(x)) / np.prod(x.shape)
         if excess > ROUNDING:
             Heartbeat.doing("evaluating the clipped picture")
-            cost = loss_at(clipped) - loss
-            if cost > (NOTICEABLE - 1) * loss:
+            clipped = loss_at(tf.clip_by_value(x, 0, 1))
+            if clipped > NOTICEABLE * loss:
                 # At about this weight the excess costs what clipping it does.
-                weight = 10.0 ** round(math.log10(cost / excess))
+                weight = 10.0 ** round(math.log10((clipped - loss) / excess))
                 others.append(
-                    f"{loss + cost:.6g} once clipped to 0 to 1: try --range_weight={weight:g}"
+                    f"{clipped:.6g} once clipped to 0 to 1: try --range_weight={weight:g}"
                 )
         return f" ({'; '.join(others)})" if others else ""
 

@@ -24,8 +24,8 @@ TV_WEIGHTS = {"transfer": 0.0, "texture": 0.0, "amalgamation": 0.0, "inversion":
 # Of neighbours: patches that lie beside each other do not fit, which noise would make up for.  The
 # least that took it away in five pairs at 192 to 224 pixels, on the normalised network.
 NEIGHBORS_TV_WEIGHT = 50.0
-# A weight of the range that keeps most pictures within 3 % of their loss when they are clipped, of
-# the default network and weights.  By default there is none: published objectives have none.
+# A weight of the range with which the pairs of docs/style.md stay within 3 % of their loss when they
+# are clipped, of the default network and weights.  By default it is 0, as in published objectives.
 RANGE_WEIGHT = 1000.0
 # Which options, and which pictures, a task does not look at.
 UNUSED = {
